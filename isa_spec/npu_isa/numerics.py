@@ -1,0 +1,68 @@
+"""The arithmetic of the machine, on NumPy integer arrays; every model of the machine obeys these functions bit for bit.
+
+The rules are those of the microarchitecture page, section "Numerics". Nothing here is fast; the simulators have
+kernels of their own that the tests compare with these.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[Any]
+
+MAX_SHIFT_LOWER = 4  # positions 0..4: 4 of 8 bits
+MAX_MULTIPLIER = 32767
+MAX_SHIFT = 47
+
+
+def round_shift(q: IntArray, s: IntArray | int) -> IntArray:
+    """Return (q + half) >> s with half = (1 << s) >> 1: an arithmetic shift that rounds ties towards +infinity."""
+    q = np.asarray(q, dtype=np.int64)
+    s = np.asarray(s, dtype=np.int64)
+    return (q + ((np.int64(1) << s) >> 1)) >> s
+
+
+def lower(q: IntArray, s: IntArray | int, *, unsigned: bool) -> IntArray:
+    """Extract 4 bits of 8-bit values at position `s` (0..4) and put them back in place.
+
+    Returns:
+        int64 array of the 8-bit values that the 4-bit codes stand for: code << s, where
+        code = clamp(round_shift(q, s)) to 0..15 (unsigned) or -8..7.
+    """
+    low, high = (0, 15) if unsigned else (-8, 7)
+    return np.clip(round_shift(q, s), low, high) << np.asarray(s, dtype=np.int64)
+
+
+def requantize(
+    acc: IntArray,
+    bias: IntArray,
+    mult: IntArray,
+    shift: IntArray,
+    low: int,
+    high: int,
+    residual: IntArray | None = None,
+    mult2: IntArray | None = None,
+    *,
+    leaky: bool = False,
+) -> IntArray:
+    """Scale 32-bit sums to the output's integers with one rounding.
+
+    y = clamp(((acc + bias) * mult [+ residual * mult2] + 2^(shift-1)) >> shift); with `leaky`, mult2 takes the place
+    of mult where acc + bias < 0. Per-channel arguments have the last axis of `acc`.
+
+    Returns:
+        int64 array of the shape of `acc`, within low..high.
+    """
+    value = np.asarray(acc, dtype=np.int64) + np.asarray(bias, dtype=np.int64)
+    mult = np.asarray(mult, dtype=np.int64)
+    shift = np.asarray(shift, dtype=np.int64)
+    if leaky:
+        assert mult2 is not None
+        value = value * np.where(value < 0, np.asarray(mult2, dtype=np.int64), mult)
+    else:
+        value = value * mult
+    if residual is not None:
+        assert mult2 is not None
+        value = value + np.asarray(residual, dtype=np.int64) * np.asarray(mult2, dtype=np.int64)
+    return np.clip((value + (np.int64(1) << (shift - 1))) >> shift, low, high)
