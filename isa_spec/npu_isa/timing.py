@@ -52,13 +52,18 @@ def _pass_factors(geom: Geom, groups: tuple[int, ...], low: int, rows: int, bank
     return tuple(factors)
 
 
+def conv_factors(geom: Geom, groups: tuple[int, ...], low: int, machine: MachineConfig) -> tuple[int, ...]:
+    """Return the bank factor of each pass over the places `groups`, the first `low` of them in 4-bit form."""
+    return _pass_factors(geom, groups, low, machine.array_rows, machine.act_banks)
+
+
 def conv_passes(op: Conv, boundary: int, machine: MachineConfig) -> tuple[int, ...]:
     """Return the bank factor of each pass of a conv at `boundary` (groups in 4 bits): cycles per pixel, 1 if free.
 
     4-bit passes come first. A pass holds array_rows / 8 entries of the (tap, group) list: whole groups in 4-bit
     form, half-groups in 8-bit form (the two halves of a group share one word).
     """
-    return _pass_factors(op.geom, op.groups, op.low_places(boundary), machine.array_rows, machine.act_banks)
+    return conv_factors(op.geom, op.groups, op.low_places(boundary), machine)
 
 
 def weight_load_cycles(machine: MachineConfig) -> int:
