@@ -1,1 +1,1 @@
-
+"""The compiler: ONNX -> graph -> quantized graph -> schedule -> program -> binary."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from npu_isa.footprint import position_words
@@ -100,7 +101,7 @@ def param_rows(
     table = lowering.bias_rows if lowering is not None else e.bias[None]
     bias = np.zeros((len(table), lanes), np.int32)
     bias[:, : table.shape[1]] = table
-    rows = [_lanes(e.mult, lanes) | _lanes(e.shift, lanes, fill=1) << 16]
+    rows: list[NDArray[Any]] = [_lanes(e.mult, lanes) | _lanes(e.shift, lanes, fill=1) << 16]
     rows.append(_lanes(e.mult2, lanes) if e.mult2 is not None else np.zeros(lanes, np.uint32))
     if isinstance(node, QWindow) and node.weight is not None:
         taps = node.weight.reshape(len(node.weight), -1)

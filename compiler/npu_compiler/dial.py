@@ -23,9 +23,7 @@ def legal_boundaries(plan: Plan, machine: MachineConfig) -> dict[str, tuple[int,
     return found
 
 
-def _cheaper_each(
-    plan: Plan, node: QConv, tiling: Tiling, src: QTensor, machine: MachineConfig
-) -> tuple[int, ...]:
+def _cheaper_each(plan: Plan, node: QConv, tiling: Tiling, src: QTensor, machine: MachineConfig) -> tuple[int, ...]:
     pitch = plan.pitches[plan.views[node.src].root]
     out = plan.graph.tensors[node.out]
     costs = [conv_cycles(node, src, pitch, tiling, out, b, machine) for b in range(src.groups + 1)]

@@ -13,8 +13,12 @@ from npu_compiler.plan import NodePlan, Plan, strip_pitch
 from npu_compiler.qgraph import QConv, QFold, QTensor, QWindow
 from npu_compiler.tiles import input_rows
 
-TABLE = RAW["table_entries_per_word"]
-NO_DIAL = RAW["boundary_registers"] - 1  # hard-wired to 0
+TABLE: int = RAW["table_entries_per_word"]
+NO_DIAL: int = RAW["boundary_registers"] - 1  # hard-wired to 0
+DEFAULTS: dict[str, dict[str, int | tuple[int, ...]]] = {
+    i["name"]: {o["name"]: (0,) * o["repeat"] if "repeat" in o else 0 for o in i["operands"]}
+    for i in RAW["instruction"]
+}
 WINDOW_SOURCES = {"mac": Source.MAC, "max": Source.MAX, "sum": Source.SUM}
 
 
@@ -61,10 +65,8 @@ class Code:
 
     def put(self, name: str, layer: int, tile: int = -1, channel: int = -1, **operands: int | tuple[int, ...]) -> None:
         """Append an instruction; operands that are left out are 0."""
-        spec = next(i for i in RAW["instruction"] if i["name"] == name)
-        values = {o["name"]: operands.pop(o["name"], (0,) * 16 if "repeat" in o else 0) for o in spec["operands"]}
-        assert not operands, (name, operands)
-        self.instructions.append(Instruction(name, values))
+        assert operands.keys() <= DEFAULTS[name].keys(), (name, operands)
+        self.instructions.append(Instruction(name, DEFAULTS[name] | operands))
         self.layer.append(layer)
         self.tile.append(tile)
         self.channel.append(channel)
@@ -176,7 +178,7 @@ class _NodeEmitter:
     # -- loops
 
     def _param_batches(self) -> list[range]:
-        """Cut the column tiles so that the parameters of a batch fit the memory, two batches if there is more than one."""
+        """Cut the column tiles so that a batch's parameters fit the memory, or half of it when there are several."""
         columns, capacity = self.np.tiling.columns, self.p.plan.machine.param_rows
         if columns * self._param_rows <= capacity:
             return [range(columns)]

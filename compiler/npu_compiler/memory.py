@@ -162,13 +162,10 @@ def _gaps(words: int, used: list[tuple[int, int]], machine: MachineConfig) -> li
     """Return candidate first words: the start of each region and the end of each used range, where `words` fit."""
     starts = {r * machine.region_words for r in range(ACT_REGIONS)} | {end for _, end in used}
     return [
-        s
-        for s in sorted(starts)
-        if s + words <= machine.act_words and all(s + words <= a or s >= b for a, b in used)
+        s for s in sorted(starts) if s + words <= machine.act_words and all(s + words <= a or s >= b for a, b in used)
     ]
 
 
 def folded(graph: QuantizedGraph) -> dict[str, QFold]:
     """Return the tensors that the load engine makes from the image, by name."""
     return {n.out: n for n in graph.nodes if isinstance(n, QFold)}
-

@@ -110,7 +110,9 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     spilled = {where[graph.output].root}
     budget = machine.act_words // 2
     while True:
-        plans = [_node_plan(graph, n, tilings[n.name], where, pitches, folds, spilled, budget) for n in _computed(graph)]
+        plans = [
+            _node_plan(graph, n, tilings[n.name], where, pitches, folds, spilled, budget) for n in _computed(graph)
+        ]
         buffers = _buffers(graph, plans, where, pitches, life, spilled)
         placed = place(buffers, machine)
         if isinstance(placed, dict):
@@ -279,9 +281,7 @@ def _producer(graph: QuantizedGraph, tensor: str) -> QNode:
     return next(n for n in graph.nodes if n.out == tensor)
 
 
-def _dram_layout(
-    graph: QuantizedGraph, spilled: list[str], where: Mapping[str, View]
-) -> tuple[dict[str, int], int]:
+def _dram_layout(graph: QuantizedGraph, spilled: list[str], where: Mapping[str, View]) -> tuple[dict[str, int], int]:
     """Return byte offsets after the constants: the input image, the output, then the other spilled roots."""
     image = graph.tensors[graph.input]
     at = _align(image.height * image.width * image.channels)

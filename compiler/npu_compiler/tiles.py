@@ -50,8 +50,9 @@ def column_tiles(channels: int, machine: MachineConfig) -> int:
     return -(-channels // machine.array_cols)
 
 
-def conv_cycles(node: QConv, src: QTensor, pitch: Pitch, tiling: Tiling, out: QTensor, boundary: int,
-                machine: MachineConfig) -> int:
+def conv_cycles(
+    node: QConv, src: QTensor, pitch: Pitch, tiling: Tiling, out: QTensor, boundary: int, machine: MachineConfig
+) -> int:
     """Return the matrix engine's cycles for a layer at a boundary (groups), its passes back to back."""
     geom = conv_geom(node, src, pitch, 0, tiling.tap_fastest)
     order = group_order(node, src)

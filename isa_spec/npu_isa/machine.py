@@ -73,7 +73,7 @@ class MachineConfig:
         words = max(1, rows // SEGMENT_ROWS)
         need(
             self.act_banks >= words,
-            f"act_banks = {self.act_banks}: a pass reads {words} words per cycle (array_rows / 8), needs that many banks",
+            f"act_banks = {self.act_banks}: a pass reads {words} words per cycle (array_rows / 8)",
         )
         need(
             self.act_banks >= -(-cols // WORD_BYTES),
@@ -89,9 +89,7 @@ class MachineConfig:
             f"act_region_bytes = {self.act_region_bytes}: must be a multiple of act_banks x {WORD_BYTES} = "
             f"{self.act_banks * WORD_BYTES}",
         )
-        need(
-            self.act_words <= 1 << 24, f"act_region_bytes = {self.act_region_bytes}: four regions exceed 2^24 words"
-        )
+        need(self.act_words <= 1 << 24, f"act_region_bytes = {self.act_region_bytes}: four regions exceed 2^24 words")
         need(
             self.weight_memory_bytes % WORD_BYTES == 0 and self.weight_memory_bytes <= 1 << 28,
             f"weight_memory_bytes = {self.weight_memory_bytes}: must be a multiple of {WORD_BYTES}, at most 2^28",
@@ -101,9 +99,7 @@ class MachineConfig:
             f"param_memory_bytes = {self.param_memory_bytes}: must be a multiple of 4 x array_cols = {4 * cols}, "
             "at most 65536 rows",
         )
-        need(
-            self.acc_rows <= 1 << 16, f"acc_rows = {self.acc_rows}: at most 65536 (field acc_row of conv)"
-        )
+        need(self.acc_rows <= 1 << 16, f"acc_rows = {self.acc_rows}: at most 65536 (field acc_row of conv)")
         need(
             self.dram_burst_bytes % self.dram_bytes_per_cycle == 0,
             f"dram_burst_bytes = {self.dram_burst_bytes}: must be a multiple of dram_bytes_per_cycle = "

@@ -20,7 +20,8 @@ def round_shift(q: IntArray, s: IntArray | int) -> IntArray:
     """Return (q + half) >> s with half = (1 << s) >> 1: an arithmetic shift that rounds ties towards +infinity."""
     q = np.asarray(q, dtype=np.int64)
     s = np.asarray(s, dtype=np.int64)
-    return (q + ((np.int64(1) << s) >> 1)) >> s
+    result: IntArray = (q + ((np.int64(1) << s) >> 1)) >> s
+    return result
 
 
 def lower(q: IntArray, s: IntArray | int, *, unsigned: bool) -> IntArray:

@@ -327,7 +327,8 @@ def resolve(program: Iterable[Instruction]) -> tuple[Op, ...]:
                 ops.append(Setup(*head, "geom", Engine.MATRIX))
             case "groups":
                 group, shift = instruction.operands["group"], instruction.operands["shift"]
-                assert isinstance(group, tuple) and isinstance(shift, tuple)
+                assert isinstance(group, tuple)
+                assert isinstance(shift, tuple)
                 entries = zip(group, shift, strict=True)
                 table = table | {args["first"] + i: pair for i, pair in enumerate(entries)}
                 ops.append(Setup(*head, "groups", Engine.MATRIX))

@@ -34,10 +34,7 @@ def _pass_factors(geom: Geom, groups: tuple[int, ...], low: int, rows: int, bank
     ]
 
     def entries(part: tuple[int, ...], copies: int) -> list[int]:
-        if geom.tap_fastest:
-            words = [t + g for g in part for t in taps]
-        else:
-            words = [t + g for t in taps for g in part]
+        words = [t + g for g in part for t in taps] if geom.tap_fastest else [t + g for t in taps for g in part]
         return [w for w in words for _ in range(copies)]
 
     if rows >= SEGMENT_ROWS:
@@ -161,9 +158,7 @@ def transfer(op: Load | Fold | Store, boundary: int, machine: MachineConfig) -> 
     addr = op.dram_addr
     if isinstance(op, Load) and op.indexed:
         addr += boundary * op.table_pitch
-    return Transfer(
-        _cached_bursts(addr, op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch, burst), 0
-    )
+    return Transfer(_cached_bursts(addr, op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch, burst), 0)
 
 
 def block_bursts(machine: MachineConfig) -> int:

@@ -1,1 +1,1 @@
-
+"""What the machine does: simulators and counters."""

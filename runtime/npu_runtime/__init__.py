@@ -1,1 +1,1 @@
-
+"""What a person touches: sessions, evaluation, reports, command line."""

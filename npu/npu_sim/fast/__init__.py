@@ -1,1 +1,1 @@
-
+"""The fast simulator: values by whole-instruction kernels, time by events."""
