@@ -52,6 +52,7 @@ def quantize_model(
     requantize: bool = False,
 ) -> QuantizedGraph:
     """Import, optimize and quantize an ONNX model; see `compile_model`."""
+    from npu_compiler.layout import order_groups
     from npu_compiler.onnx_reader import read_onnx
     from npu_compiler.passes import optimize
     from npu_compiler.quantize import QuantizeOptions, dump, quantize
@@ -59,6 +60,6 @@ def quantize_model(
     graph = read_onnx(path, requantize=requantize)
     observe("import", graph.dump)
     graph = optimize(graph, observe=lambda name, g: observe(name, g.dump))
-    quantized = quantize(graph, images, preprocess, options or QuantizeOptions())
+    quantized = order_groups(quantize(graph, images, preprocess, options or QuantizeOptions()))
     observe("quantized", lambda: dump(quantized))
     return quantized
