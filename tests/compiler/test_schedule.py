@@ -1,6 +1,7 @@
 """The parts of the back end that can be judged alone: memory placement, rings, tokens, tilings."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -78,7 +79,7 @@ def test_merged_tokens_keep_every_order_and_fit_the_fifo(pairs, depth):
     for given_at, taken_at in pairs:  # some token kept is given no earlier and taken no later
         assert any(g >= given_at and t <= taken_at for g, t in kept)
     assert all(g < t for g, t in kept)
-    assert all(a[0] < b[0] and a[1] < b[1] for a, b in zip(kept, kept[1:], strict=False))
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(kept))
     for now in range(70):
         assert sum(g <= now < t for g, t in kept) <= depth
 

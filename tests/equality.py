@@ -1,0 +1,117 @@
+"""Golden model against simulator on random networks, ratios and machines: for a test and a long script."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from npu_compiler import golden
+from npu_compiler.backend import compile_quantized
+from npu_compiler.layout import order_groups
+from npu_compiler.qgraph import QConcat, QFold, QuantizedGraph
+from npu_isa.binary import Binary
+from npu_isa.check import check_binary
+from npu_isa.machine import MachineConfig, load_machine
+from npu_isa.ops import Op, Vec
+from npu_sim.fast.timing import simulate
+from npu_sim.fast.values import Values
+
+from tests.qgraphs import random_images, random_qgraph
+
+
+def random_machine(rng: np.random.Generator) -> MachineConfig:
+    """Return a consistent machine, from a shipped one or with sizes of its own."""
+    base = load_machine(str(rng.choice(["npu16", "npu32", "npu128"])))
+    if rng.random() < 0.4:
+        return base
+    rows, cols = int(rng.choice([2, 4, 8, 16, 24, 32, 64])), int(rng.choice([2, 4, 8, 16, 32, 48]))
+    banks = int(max(rows // 4, -(-cols // 16), rng.choice([1, 4, 8])))
+    bytes_per_cycle = int(rng.choice([b for b in (4, 16, 64) if b <= banks * 16]))
+    return replace(
+        base,
+        name="random",
+        array_rows=rows,
+        array_cols=cols,
+        weight_rows_per_cycle=int(rng.choice([w for w in (1, 2, 4) if rows % w == 0])),
+        act_banks=banks,
+        act_region_bytes=banks * 16 * int(rng.choice([64, 256, 1024])),
+        weight_memory_bytes=int(rng.choice([65536, 131072])),
+        param_memory_bytes=4 * cols * int(rng.choice([16, 64, 256])),
+        acc_rows=int(rng.choice([16, 64, 512])),
+        vector_taps=int(rng.choice([1, 3, 9])),
+        dram_bytes_per_cycle=bytes_per_cycle,
+        dram_burst_bytes=64,
+        queue_depth=int(rng.choice([2, 4, 16])),
+        token_depth=int(rng.choice([2, 4, 64])),
+        instruction_words=1 << 20,
+    ).check()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and the first difference in words, if any."""
+
+    values: int
+    tensors: int
+    instructions: int
+    cycles: int
+    difference: str | None
+
+
+def boundary_vectors(binary: Binary, rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
+    """Yield the vectors of the five ratios and one of random legal boundaries."""
+    for ratio in (0, 25, 50, 75, 100):
+        yield binary.boundaries_at(ratio)
+    legal = [layer.boundaries for layer in sorted(binary.layers, key=lambda x: x.register) if layer.register >= 0]
+    yield tuple(int(rng.choice(b)) for b in legal)
+
+
+def compare(
+    graph: QuantizedGraph, binary: Binary, images: np.ndarray, boundaries: tuple[int, ...], ops: tuple[Op, ...]
+) -> Comparison:
+    """Compare every tensor that the simulator writes with the golden model's, and the output."""
+    expected = golden.run(graph, images, boundaries, keep=True)
+    made = {layer.name: layer.out for layer in binary.layers}
+    count, seen, difference = 0, set(), None
+
+    def observe(op: Vec, got: np.ndarray) -> None:
+        nonlocal count, difference
+        name = made[binary.layers[binary.layer_of[op.index]].name]
+        channel = int(binary.channel_of[op.index])
+        rows, cols = slice(op.out_y, op.out_y + op.tile_h), slice(op.out_x, op.out_x + op.tile_w)
+        want = expected[name][:, rows, cols, channel : channel + op.lanes]
+        count += want.size
+        seen.add(name)
+        if difference is None and not np.array_equal(want, got):
+            where = np.argwhere(want != got)[0].tolist()
+            difference = (
+                f"{name} at {where} of tile ({op.out_y}, {op.out_x}), channel {channel}, instruction {op.index}"
+            )
+
+    values = Values(ops, binary.machine, binary.constants, boundaries, binary.dram_bytes)
+    values.run(
+        images.reshape(len(images), -1), binary.input.address, binary.output.address, binary.output.bytes, observe
+    )
+    computed = {n.out for n in graph.nodes if not isinstance(n, QFold | QConcat)}
+    if difference is None and seen != computed:
+        difference = f"never written: {sorted(computed - seen)}"
+    cycles = simulate(ops, binary.machine, boundaries).total_cycles
+    return Comparison(count, len(seen), len(ops), int(cycles), difference)
+
+
+def random_case(seed: int) -> tuple[list[Comparison], list[int], str]:
+    """Build, compile, check and compare one random network on one random machine.
+
+    Returns:
+        the comparisons, the cycles at the five ratios, and a line that names the case.
+    """
+    rng = np.random.default_rng(seed)
+    graph = random_qgraph(rng)
+    if rng.random() < 0.7:
+        graph = order_groups(graph)
+    machine = random_machine(rng)
+    binary = compile_quantized(graph, machine)
+    ops = check_binary(binary)
+    images = random_images(rng, graph, 2)
+    found = [compare(graph, binary, images, b, ops) for b in boundary_vectors(binary, rng)]
+    text = f"seed {seed}: {len(graph.nodes)} nodes, {machine.array_rows}x{machine.array_cols}, {len(ops)} instructions"
+    return found, [c.cycles for c in found[:5]], text
