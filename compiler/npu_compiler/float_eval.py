@@ -1,0 +1,112 @@
+"""The float graph's meaning: a plain NumPy evaluator, for calibration and as a reference in tests."""
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from npu_compiler.graph import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
+
+F = NDArray[Any]
+
+
+def evaluate(graph: Graph, x: NDArray[np.float32], keep: bool = False) -> dict[str, F]:
+    """Evaluate a batch.
+
+    Args:
+        graph: the network.
+        x: float32 (N, channels, height, width).
+        keep: return every tensor, not the output alone.
+
+    Returns:
+        float32 arrays (N, channels, height, width) by tensor name.
+    """
+    values: dict[str, F] = {graph.input: x}
+    last_use = {t: i for i, n in enumerate(graph.nodes) for t in inputs(n)}
+    for index, node in enumerate(graph.nodes):
+        values[node.out] = _node(graph, node, values)
+        if not keep:
+            for tensor in set(inputs(node)):
+                if last_use[tensor] == index and tensor != graph.output:
+                    del values[tensor]
+    return values if keep else {graph.output: values[graph.output]}
+
+
+def _node(graph: Graph, node: Node, values: dict[str, F]) -> F:
+    match node:
+        case Conv():
+            y = _conv(node, values[node.src])
+            return activate(y if node.residual is None else y + values[node.residual], node.act)
+        case Affine():
+            return activate(values[node.src] * node.scale[:, None, None] + node.shift[:, None, None], node.act)
+        case Act():
+            return activate(values[node.src], node.act)
+        case Add():
+            return activate(values[node.a] + values[node.b], node.act)
+        case Pool():
+            outside = -np.inf if node.kind == "max" else 0.0
+            windows = _windows(values[node.src], node.kernel, node.stride, node.pads, node.dilation, outside)
+            pooled: F = windows.max(axis=(-2, -1)) if node.kind == "max" else windows.mean(axis=(-2, -1))
+            return pooled
+        case Concat():
+            return np.concatenate([values[s] for s in node.srcs], axis=1)
+        case Crop():
+            return np.ascontiguousarray(
+                _pad(values[node.src], node.pads, 0.0)[..., :: node.stride[0], :: node.stride[1]]
+            )
+        case Channels():
+            x = values[node.src]
+            chosen = x[:, [max(s, 0) for s in node.source]].copy()
+            chosen[:, [i for i, s in enumerate(node.source) if s < 0]] = 0
+            return chosen
+    raise TypeError(type(node).__name__)
+
+
+def activate(x: F, act: Activation) -> F:
+    """Apply an activation."""
+    match act.kind:
+        case "clip":
+            return np.clip(x, np.float32(act.low), np.float32(act.high))
+        case "leaky":
+            return np.where(x < 0, x * np.float32(act.alpha), x)
+    return x
+
+
+def _pad(x: F, pads: tuple[int, int, int, int], value: float) -> F:
+    """Pad, and crop where a pad is negative."""
+    top, left, bottom, right = pads
+    height, width = x.shape[2:]
+    x = x[:, :, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
+    grown = [(0, 0), (0, 0), (max(top, 0), max(bottom, 0)), (max(left, 0), max(right, 0))]
+    return np.pad(x, grown, constant_values=value) if any(map(any, grown)) else x
+
+
+def _windows(
+    x: F,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    outside: float,
+) -> F:
+    """Return a view (N, C, out height, out width, kernel_h, kernel_w)."""
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    view = sliding_window_view(_pad(x, pads, outside), (span[0], span[1]), axis=(2, 3))
+    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+def _conv(node: Conv, x: F) -> F:
+    kernel = (node.weight.shape[2], node.weight.shape[3])
+    windows = _windows(x, kernel, node.stride, node.pads, node.dilation, 0.0)
+    n, channels, height, width = windows.shape[:4]
+    bias = node.bias[:, None, None]
+    if node.groups == channels == len(node.weight):
+        return np.asarray(np.einsum("nchwyx,cyx->nchw", windows, node.weight[:, 0]) + bias, np.float32)
+    parts = []
+    for group in range(node.groups):
+        some, outs = channels // node.groups, len(node.weight) // node.groups
+        mine = windows[:, group * some : (group + 1) * some].transpose(0, 2, 3, 1, 4, 5).reshape(n * height * width, -1)
+        weight = node.weight[group * outs : (group + 1) * outs].reshape(outs, -1)
+        parts.append((mine @ weight.T).reshape(n, height, width, outs))
+    return np.ascontiguousarray(np.concatenate(parts, axis=-1).transpose(0, 3, 1, 2)) + bias
