@@ -112,7 +112,9 @@ class NaiveMachine:
         blocks = positions + op.group_count * position_bytes
         for i in range(op.tile_h * op.tile_w):
             sums = [0] * columns
-            for tap, word in self.taps(op, op.act_base, op.act_row0, op.out_y + i // op.tile_w, op.out_x + i % op.tile_w):
+            for tap, word in self.taps(
+                op, op.act_base, op.act_row0, op.out_y + i // op.tile_w, op.out_x + i % op.tile_w
+            ):
                 for place in range(op.group_count):
                     at = (word + op.groups[place]) * WORD
                     acts = [byte_value(b, op.geom.unsigned) for b in self.act[at : at + WORD]]
