@@ -120,7 +120,8 @@ class Walk:
 
     def _unwritten(self, op: Op, memory: Memory, place: int) -> ProgramError:
         unit = place // self._parts if memory == Memory.ACT else place
-        return fault(op, f"reads {UNITS[memory][:-1].replace('rows', 'row')} {unit}, which nothing has written")
+        one = UNITS[memory].replace("words", "word").replace("rows", "row").replace("bytes", "byte")
+        return fault(op, f"reads {one} at {unit}, which nothing has written")
 
     def _write_words(self, first: int, rows: int, cols: int, words: int, row_pitch: int, col_pitch: int) -> None:
         n = self._parts
@@ -203,9 +204,9 @@ class Walk:
         rows = self._params.view("<u4").reshape(-1, self._machine.array_cols)
         scale, second = rows[op.param_addr + 1 : op.param_addr + 3, : op.lanes]
         shift = scale >> SHIFT_AT & SHIFT_MASK
-        if int(shift.min()) < 1 or int(shift.max()) > MAX_SHIFT:
-            bad = int(shift.min()) or int(shift.max())
-            raise fault(op, f"its parameter block has a shift of {bad}, 1..{MAX_SHIFT} is possible")
+        for found in (int(shift.min()), int(shift.max())):
+            if not 1 <= found <= MAX_SHIFT:
+                raise fault(op, f"its parameter block has a shift of {found}, 1..{MAX_SHIFT} is possible")
         used = [scale, second] if op.geom.residual or op.geom.leaky else [scale]
         most = max(int((row & MULTIPLIER_MASK).max()) for row in used)
         if most > MAX_MULTIPLIER:

@@ -23,8 +23,8 @@ UNITS = {
     Memory.ACT: "activation words",
     Memory.WEIGHT: "weight words",
     Memory.PARAM: "parameter rows",
-    Memory.ACC0: "rows of accumulator half 0",
-    Memory.ACC1: "rows of accumulator half 1",
+    Memory.ACC0: "accumulator rows of half 0",
+    Memory.ACC1: "accumulator rows of half 1",
     Memory.DRAM: "DRAM bytes",
 }
 
