@@ -142,7 +142,9 @@ class Values:
             packed = weight.astype(np.int16)
             packed[:low] = LOWERED[shifts[:low, None, :], weight[:low].astype(np.int16) + 128]
             used = int(np.max(np.nonzero(weight.any(axis=(0, 1)))[0], initial=-1)) + 1
-            self._packed[key] = np.ascontiguousarray(packed[..., :used].transpose(2, 0, 1).reshape(used, -1))
+            self._packed[key] = np.ascontiguousarray(
+                packed[..., :used].transpose(2, 0, 1).reshape(used, places * op.taps * WORD_BYTES)
+            )
         return self._packed[key]
 
     def _vec_arguments(self, op: Vec) -> tuple[Any, ...]:
