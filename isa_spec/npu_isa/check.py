@@ -88,6 +88,7 @@ def check_binary(binary: Binary) -> tuple[Op, ...]:
             if instruction.name == "groups" and isinstance(first, int) and first % TABLE:
                 raise ProgramError(f"first = {first}: must be a multiple of {TABLE}", f"instruction {index} (groups)")
         ops = resolve(program)
+        legal = _legal(binary)
         check_program(
             ops,
             binary.machine,
@@ -96,12 +97,27 @@ def check_binary(binary: Binary) -> tuple[Op, ...]:
             input_range=(binary.input.address, binary.input.address + binary.input.bytes),
             output_range=(binary.output.address, binary.output.address + binary.output.bytes),
             registers=binary.registers,
-            legal={layer.register: layer.boundaries for layer in binary.layers if layer.register >= 0},
+            legal=legal,
             constants=binary.constants,
         )
     except ProgramError as error:
         raise ProgramError(error.message, _with_layer(error.where, binary), error.hint) from None
     return ops
+
+
+def _legal(binary: Binary) -> Legal:
+    """Return the legal boundaries of each register; check that the dial stays within them."""
+    legal = {layer.register: layer.boundaries for layer in binary.layers if layer.register >= 0}
+    if sorted(legal) != list(range(binary.registers)):
+        raise ProgramError(
+            f"boundary registers {sorted(legal)} of {binary.registers} layers: must be 0, 1, ...", "dial"
+        )
+    for place, step in enumerate(binary.dial):
+        if step.boundary not in legal.get(step.register, ()):
+            raise ProgramError(
+                f"boundary {step.boundary} of register {step.register} is not legal", f"dial step {place}"
+            )
+    return legal
 
 
 def _with_layer(where: str, binary: Binary) -> str:

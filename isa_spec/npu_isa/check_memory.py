@@ -3,7 +3,6 @@
 Program order is a legal execution once races are excluded, so one walk over the program decides what is written.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,7 +34,8 @@ def tapped(
     return tuple(np.flatnonzero(met).tolist())
 
 
-def _progression(values: Sequence[int]) -> int | None:
+@lru_cache(maxsize=4096)
+def _progression(values: tuple[int, ...]) -> int | None:
     """Return the step of an arithmetic progression, or None."""
     step = values[1] - values[0] if len(values) > 1 else 1
     return step if values[-1] - values[0] == step * (len(values) - 1) and len(set(np.diff(values))) <= 1 else None

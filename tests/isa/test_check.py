@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_isa.binary import Binary, InputInfo, LayerInfo, OutputInfo
+from npu_isa.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
 from npu_isa.check import check_binary, check_program
 from npu_isa.codec import encode
 from npu_isa.errors import NpuError, ProgramError
@@ -410,3 +410,14 @@ def test_a_binary_is_checked_and_errors_name_the_layer():
         with pytest.raises(NpuError, match=message) as caught:
             check_binary(binary(code))
         assert caught.value.where.endswith(", layer Conv_0")
+
+
+@pytest.mark.parametrize(("register", "boundary", "ok"), [(0, 2, True), (0, 3, False), (1, 1, False)])
+def test_the_dial_stays_within_the_legal_boundaries(register, boundary, ok):
+    good = binary(with_tokens(program(), MACHINE))
+    dialled = replace(good, dial=(DialStep(register=register, boundary=boundary, low_macs=1),))
+    if ok:
+        check_binary(dialled)
+    else:
+        with pytest.raises(ProgramError, match="is not legal"):
+            check_binary(dialled)

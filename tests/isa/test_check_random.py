@@ -271,9 +271,9 @@ def test_apart(rows, cols, size, row_pitch, col_pitch):
 
 @given(st.sets(st.integers(0, 9), min_size=1))
 def test_progression(values):
-    ordered_values = sorted(values)
+    ordered_values = tuple(sorted(values))
     step = _progression(ordered_values)
     if step is not None:
-        assert ordered_values == list(range(ordered_values[0], ordered_values[-1] + 1, step))
+        assert ordered_values == tuple(range(ordered_values[0], ordered_values[-1] + 1, step))
     else:
         assert len({b - a for a, b in pairwise(ordered_values)}) > 1

@@ -1,0 +1,472 @@
+"""Writes random valid programs, layer by layer; see `tests.programs`, which adds the tokens."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from npu_isa.footprint import weight_block_words
+from npu_isa.machine import MachineConfig
+from npu_isa.ops import Instruction, Memory
+
+WORD = 16
+NO_DIAL = 255
+CONSTANTS_BYTES = 1 << 18
+INPUT_BYTES = 3072
+SCRATCH_BYTES = 8192
+INPUT = CONSTANTS_BYTES
+SCRATCH = INPUT + INPUT_BYTES
+OUTPUT = SCRATCH + SCRATCH_BYTES
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Words in the activation memory: pixel (y, x), word g at base + y * row + x * pixel + g."""
+
+    base: int
+    h: int
+    w: int
+    words: int
+    row: int
+    pixel: int
+
+    @property
+    def end(self) -> int:
+        return self.base + (self.h - 1) * self.row + (self.w - 1) * self.pixel + self.words
+
+
+def spread(values, rng):
+    """Pick one of `values`; the first is the most likely."""
+    return int(values[0]) if rng.random() < 0.5 else int(rng.choice(values))
+
+
+@dataclass
+class Builder:
+    rng: np.random.Generator
+    machine: MachineConfig
+    code: list[Instruction] = field(default_factory=list)
+    constants: bytearray = field(default_factory=bytearray)
+    tensors: list[Tensor] = field(default_factory=list)
+    saved: list[tuple[int, Tensor]] = field(default_factory=list)  # (DRAM address, shape)
+    legal: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    weight_next: int = 0
+    param_next: int = 0
+
+    # -- helpers
+
+    def chance(self, p: float) -> bool:
+        return bool(self.rng.random() < p)
+
+    def number(self, low: int, high: int) -> int:
+        """A whole number, both ends included."""
+        return int(self.rng.integers(low, high + 1))
+
+    def put(self, name: str, **operands) -> None:
+        self.code.append(Instruction(name, operands))
+
+    def constant(self, data: np.ndarray) -> int:
+        text = data.tobytes()
+        at = self.constants.find(text)
+        if at >= 0:
+            return at
+        at = len(self.constants)
+        self.constants += text
+        assert len(self.constants) <= CONSTANTS_BYTES
+        return at
+
+    def room(self, size: int, memory_words: int, place: int) -> int:
+        """Return where a block goes in a memory that is filled round and round."""
+        return place if place + size <= memory_words else 0
+
+    def new_tensor(self, h: int, w: int, words: int, keep: list[Tensor]) -> Tensor | None:
+        """Place a tensor somewhere outside `keep`; what it overlaps is gone."""
+        pixel = words + self.number(0, 1)
+        row = (w - 1) * pixel + words + self.number(0, 2)
+        if self.chance(0.15):  # columns first
+            row = words + self.number(0, 1)
+            pixel = (h - 1) * row + words + self.number(0, 2)
+        for _ in range(30):
+            shape = Tensor(0, h, w, words, row, pixel)
+            if shape.end > self.machine.act_words:
+                return None
+            made = replace(shape, base=self.number(0, self.machine.act_words - shape.end))
+            if all(made.end <= k.base or k.end <= made.base for k in keep):
+                self.tensors = [t for t in self.tensors if t.end <= made.base or made.end <= t.base]
+                return made
+        return None
+
+    def pick(self) -> Tensor:
+        return self.tensors[self.number(0, len(self.tensors) - 1)]
+
+    # -- transfers
+
+    def start(self) -> None:
+        for _ in range(2):
+            self.load_image()
+        if not self.tensors:
+            raise AssertionError("an image fits every machine")
+
+    def load_image(self) -> None:
+        h, w, words = self.number(1, 5), self.number(1, 5), self.number(1, 3)
+        if self.chance(0.4):
+            self.fold(h, w)
+            return
+        made = self.new_tensor(h, w, words, [])
+        if made is None:
+            return
+        col = self.number(0, 60)
+        row = self.number(0, 200)
+        span = (h - 1) * row + (w - 1) * col + words * WORD
+        at = INPUT + self.number(0, INPUT_BYTES - span)
+        self.put_load(made, at, row, col)
+
+    def put_load(self, to: Tensor, at: int, row: int, col: int) -> None:
+        dense = to.pixel == to.words and col == to.words * WORD and self.chance(0.7)
+        self.put(
+            "load",
+            memory=0,
+            dram_addr=at,
+            rows=to.h,
+            cols=1 if dense else to.w,
+            run=to.words * WORD * (to.w if dense else 1),
+            dram_row_pitch=row,
+            dram_col_pitch=0 if dense else col,
+            addr=to.base,
+            row_pitch=to.row,
+            col_pitch=0 if dense else to.pixel,
+            indexed=0,
+            register=0,
+            table_pitch=0,
+            table_entries=0,
+        )
+        self.tensors.append(to)
+
+    def fold(self, h: int, w: int) -> None:
+        kh, kw, channels = self.number(1, 3), self.number(1, 3), self.number(1, 4)
+        in_h, in_w = self.number(1, 9), self.number(1, 9)
+        made = self.new_tensor(h, w, -(-kh * kw * channels // WORD), [])
+        if made is None:
+            return
+        self.put(
+            "fold",
+            dram_addr=INPUT + self.number(0, INPUT_BYTES - in_h * in_w * channels),
+            in_h=in_h,
+            in_w=in_w,
+            channels=channels,
+            kernel_h=kh,
+            kernel_w=kw,
+            stride_y=self.number(1, 3),
+            stride_x=self.number(1, 3),
+            pad_top=self.number(-2, 2),
+            pad_left=self.number(-2, 2),
+            out_y=self.number(0, 3),
+            rows=h,
+            cols=w,
+            addr=made.base,
+            row_pitch=made.row,
+            pixel_pitch=made.pixel,
+        )
+        self.tensors.append(made)
+
+    def store(self) -> None:
+        t = self.pick()
+        col = t.words * WORD + spread([0, 5, 16], self.rng)
+        row = col * (t.w - 1) + t.words * WORD + spread([0, 3, 32], self.rng)
+        span = (t.h - 1) * row + (t.w - 1) * col + t.words * WORD
+        if span > SCRATCH_BYTES:
+            return
+        first = SCRATCH
+        at = first + self.number(0, SCRATCH_BYTES - span)
+        self.saved = [s for s in self.saved if s[0] + s[1].base <= at or at + span <= s[0]]
+        self.put_store(t, at, row, col)
+        self.saved.append((at, replace(t, base=span, row=row, pixel=col)))
+
+    def put_store(self, t: Tensor, at: int, row: int, col: int) -> None:
+        self.put(
+            "store",
+            dram_addr=at,
+            rows=t.h,
+            cols=t.w,
+            run=t.words * WORD,
+            dram_row_pitch=row,
+            dram_col_pitch=col,
+            addr=t.base,
+            row_pitch=t.row,
+            col_pitch=t.pixel,
+        )
+
+    def reload(self) -> None:
+        at, shape = self.saved[self.number(0, len(self.saved) - 1)]
+        made = self.new_tensor(shape.h, shape.w, shape.words, [])
+        if made is not None:
+            self.put_load(made, at, shape.row, shape.pixel)
+
+    # -- constants of a layer
+
+    def load_constants(self, memory: Memory, data: np.ndarray, rows: int, addr: int, table: dict | None = None) -> None:
+        at = self.constant(data)
+        self.put(
+            "load",
+            memory=int(memory),
+            dram_addr=at,
+            rows=1,
+            cols=1,
+            run=rows,
+            dram_row_pitch=0,
+            dram_col_pitch=0,
+            addr=addr,
+            row_pitch=0,
+            col_pitch=0,
+            **(table or {"indexed": 0, "register": 0, "table_pitch": 0, "table_entries": 0}),
+        )
+
+    def load_params(self, taps: int, register: int, places: int) -> int:
+        """Load one parameter block and return its first row."""
+        cols, rows = self.machine.array_cols, 3 + -(-taps // 4)
+        at = self.room(rows, self.machine.param_rows, self.param_next)
+        self.param_next = at + rows
+        spread_bits = self.number(4, 31)
+        bias = self.rng.integers(-(1 << spread_bits), 1 << spread_bits, ((places + 1), cols)).astype("<i4")
+        shift = self.rng.integers(1, 48, cols) if self.chance(0.2) else self.rng.integers(12, 24, cols)
+        mult = self.rng.integers(0, 32768, cols)
+        second = self.rng.integers(0, 32768, cols)
+        head = np.stack([mult | shift << 16, second]).astype("<u4")
+        tail = self.rng.integers(0, 1 << 32, (rows - 3, cols), dtype=np.uint32)
+        static = np.concatenate([head, tail])
+        if register == NO_DIAL:
+            self.load_constants(Memory.PARAM, np.concatenate([bias[:1].view("<u4"), static]), rows * 4 * cols, at)
+        else:
+            table = {"indexed": 1, "register": register, "table_pitch": 4 * cols, "table_entries": places + 1}
+            self.load_constants(Memory.PARAM, bias, 4 * cols, at, table)
+            self.load_constants(Memory.PARAM, static, (rows - 1) * 4 * cols, at + 1)
+        return at
+
+    def weight_block(self, places: int, taps: int) -> np.ndarray:
+        """Return random weights and positions of a conv."""
+        words = weight_block_words(self.machine, places, taps)
+        body = places * taps * WORD * self.machine.array_cols
+        nibbles = self.rng.integers(0, 5, (words * WORD - body, 2), dtype=np.uint8)
+        span = self.number(1, 128)
+        data = self.rng.integers(-span, span, body).astype(np.int8).view(np.uint8)
+        return np.concatenate([nibbles[:, 0] | nibbles[:, 1] << 4, data])
+
+    def load_weights(self, block: np.ndarray) -> int:
+        """Load a weight block and return its address."""
+        words = block.size // WORD
+        at = self.room(words, self.machine.weight_words, self.weight_next)
+        self.weight_next = at + words
+        self.load_constants(Memory.WEIGHT, block, block.size, at)
+        return at
+
+    # -- layers
+
+    def layer(self) -> None:
+        if self.chance(0.25):
+            self.load_image()
+        if self.chance(0.25):
+            self.store()
+        if self.saved and self.chance(0.3):
+            self.reload()
+        if len(self.constants) > CONSTANTS_BYTES // 2:
+            return
+        if self.chance(0.6):
+            self.conv_layer()
+        else:
+            self.window_layer()
+
+    def axis(self, size: int, *, inside: bool) -> tuple[int, int, int, int, int]:
+        """Return (kernel, stride, dilation, pad, outputs); with `inside` every output has a tap in the image."""
+        while True:
+            kernel, stride, dilation = self.number(1, 3), spread([1, 2, 3], self.rng), spread([1, 2], self.rng)
+            pad, count = self.number(-1, 2), self.number(1, 5)
+            taps = [[0 <= o * stride - pad + k * dilation < size for k in range(kernel)] for o in range(count)]
+            if not inside or all(any(t) for t in taps):
+                return kernel, stride, dilation, pad, count
+
+    def tiles(self, h: int, w: int, most: int, limit: int) -> list[tuple[int, int, int, int]]:
+        """Cut h x w outputs into one or more tiles of at most `most` pixels, if possible no more than `limit` tiles.
+
+        Returns:
+            (y, x, height, width) of each.
+        """
+        tw = min(w, most) if self.chance(0.7) else self.number(1, min(w, most))
+        th = self.number(1, min(h, max(1, most // tw)))
+        while -(-h // th) * -(-w // tw) > limit and (th + 1) * tw <= most:
+            th += 1
+        return [(y, x, min(th, h - y), min(tw, w - x)) for y in range(0, h, th) for x in range(0, w, tw)]
+
+    def output(self, h: int, w: int, groups: int, wide: int, keep: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Return (output, residual): the residual may be None, or the output itself."""
+        fits = [t for t in self.tensors if t.h >= h and t.w >= w and t.words >= groups]
+        residual = fits[self.number(0, len(fits) - 1)] if fits and self.chance(0.5) else None
+        if residual is not None and residual not in keep and not wide and self.chance(0.4):
+            exact = replace(residual, h=h, w=w, words=groups)
+            self.tensors = [t for t in self.tensors if t.end <= exact.base or exact.end <= t.base]
+            return exact, exact
+        made = self.new_tensor(h, w, groups * (1 + wide), keep + ([residual] if residual else []))
+        return made, residual
+
+    def put_vgeom(
+        self, source: int, window: dict, src: Tensor | None, out: Tensor, res: Tensor | None, wide: int
+    ) -> None:
+        low, high = [(-128, 127), (0, 255), (0, 60), (-7, 127)][self.number(0, 3)]
+        if wide:
+            low, high = [(-32768, 32767), (-300, 5000)][self.number(0, 1)]
+        self.put(
+            "vgeom",
+            source=source,
+            **window,
+            row_pitch=src.row if src else 0,
+            pixel_pitch=src.pixel if src else 0,
+            out_row_pitch=out.row,
+            out_pixel_pitch=out.pixel,
+            res_row_pitch=res.row if res else 0,
+            res_pixel_pitch=res.pixel if res else 0,
+            src_unsigned=self.number(0, 1),
+            residual=int(res is not None),
+            res_unsigned=self.number(0, 1),
+            leaky=int(res is None and self.chance(0.3)),
+            wide=wide,
+            clamp_low=low,
+            clamp_high=high,
+        )
+
+    def put_vec(self, tile, column: int, groups: int, wide: int, out: Tensor, res: Tensor | None, **operands) -> None:
+        y, x, th, tw = tile
+        cols = self.machine.array_cols
+        group, byte = divmod(column * cols, WORD)
+        self.put(
+            "vec",
+            **operands,
+            out_y=y,
+            out_x=x,
+            tile_h=th,
+            tile_w=tw,
+            out_base=out.base + y * out.row + x * out.pixel + group * (1 + wide),
+            out_byte=byte,
+            res_base=res.base + y * res.row + x * res.pixel + group if res else 0,
+            lanes=min(cols, groups * WORD - column * cols),
+            fence=0,
+        )
+
+    def columns(self, groups: int) -> int:
+        return -(-groups * WORD // self.machine.array_cols)
+
+    def window_layer(self) -> None:
+        src = self.pick()
+        source = self.number(1, 3)
+        kh, sy, dy, pad_top, h = self.axis(src.h, inside=source == 2)
+        kw, sx, dx, pad_left, w = self.axis(src.w, inside=source == 2)
+        groups, wide = self.number(1, src.words), int(self.chance(0.15))
+        out, res = self.output(h, w, groups, wide, [src])
+        if out is None:
+            return
+        window = dict(kernel_h=kh, kernel_w=kw, stride_y=sy, stride_x=sx, dilation_y=dy, dilation_x=dx)
+        window |= dict(pad_top=pad_top, pad_left=pad_left, in_h=src.h, in_w=src.w)
+        self.put_vgeom(source, window, src, out, res, wide)
+        row0 = self.number(-min(2, src.base // src.row), 3)
+        for column in range(self.columns(groups)):
+            params = self.load_params(kh * kw if source == 1 else 0, NO_DIAL, 0)
+            for tile in self.tiles(h, w, 25, 4):
+                base = src.base + row0 * src.row + column * self.machine.array_cols // WORD
+                place = {"src_base": base, "src_row0": row0, "acc_half": 0, "param_addr": params}
+                self.put_vec(tile, column, groups, wide, out, res, **place)
+        self.tensors.append(out)
+
+    def conv_layer(self) -> None:
+        src = self.pick()
+        kh, sy, dy, pad_top, h = self.axis(src.h, inside=False)
+        kw, sx, dx, pad_left, w = self.axis(src.w, inside=False)
+        unit = weight_block_words(self.machine, 1, kh * kw)
+        most = self.machine.weight_words // unit
+        if most == 0:
+            return
+        places = spread([self.number(1, 4), 18 if kh * kw == 1 else 5], self.rng)
+        groups, wide = self.number(1, 2 if self.machine.array_cols > 4 else 1), int(self.chance(0.15))
+        out, res = self.output(h, w, groups, wide, [src])
+        if out is None:
+            return
+        register = self.new_register(places) if self.chance(0.7) else NO_DIAL
+        self.put(
+            "geom",
+            register=register,
+            kernel_h=kh,
+            kernel_w=kw,
+            stride_y=sy,
+            stride_x=sx,
+            dilation_y=dy,
+            dilation_x=dx,
+            pad_top=pad_top,
+            pad_left=pad_left,
+            in_h=src.h,
+            in_w=src.w,
+            row_pitch=src.row,
+            pixel_pitch=src.pixel,
+            unsigned=self.number(0, 1),
+            tap_fastest=self.number(0, 1),
+        )
+        self.put_groups(places, src.words)
+        ones = dict.fromkeys(("kernel_h", "kernel_w", "stride_y", "stride_x", "dilation_y", "dilation_x"), 1)
+        self.put_vgeom(0, ones | dict(pad_top=0, pad_left=0, in_h=1, in_w=1), None, out, res, wide)
+        step = min(places, most, self.number(1, places) if self.chance(0.4) else places)
+        row0 = self.number(-min(2, src.base // src.row), 3)
+        pending: dict | None = None  # a vec that comes after the next tile's convs
+        half, columns = 0, self.columns(groups)
+        for column in range(columns):
+            params = self.load_params(0, register, places)
+            blocks = [(f, self.weight_block(min(step, places - f), kh * kw)) for f in range(0, places, step)]
+            at = None
+            for tile in self.tiles(h, w, min(25, self.machine.acc_rows), 3 if columns < 4 else 1):
+                half ^= 1
+                acc_row = self.number(0, self.machine.acc_rows - tile[2] * tile[3])
+                for first, block in blocks:
+                    if len(blocks) > 1 or at is None:
+                        at = self.load_weights(block)
+                    self.put_conv(src, row0, tile, half, acc_row, first, min(step, places - first), at)
+                done = {"tile": tile, "column": column, "src_base": acc_row, "acc_half": half, "param_addr": params}
+                vecs = [pending, done]
+                pending = vecs.pop() if self.chance(0.3) else None
+                for vec in vecs:
+                    if vec is not None:
+                        self.put_vec(groups=groups, wide=wide, out=out, res=res, src_row0=0, **vec)
+            if pending is not None:
+                self.put_vec(groups=groups, wide=wide, out=out, res=res, src_row0=0, **pending)
+                pending = None
+        self.tensors.append(out)
+
+    def new_register(self, places: int) -> int:
+        register = len(self.legal)
+        some = [b for b in range(1, places + 1) if self.chance(0.6)]
+        self.legal[register] = (0, *some)
+        return register
+
+    def put_groups(self, places: int, words: int) -> None:
+        """Fill the table with groups in any order; a group may stand at several places."""
+        for first in range(0, places, 16):
+            group = tuple(self.number(0, words - 1) for _ in range(16))
+            shift = tuple(self.number(0, 4) for _ in range(16))
+            self.put("groups", first=first, group=group, shift=shift)
+
+    def put_conv(self, src: Tensor, row0: int, tile, half: int, acc_row: int, first: int, count: int, at: int) -> None:
+        y, x, th, tw = tile
+        self.put(
+            "conv",
+            act_base=src.base + row0 * src.row,
+            act_row0=row0,
+            out_y=y,
+            out_x=x,
+            tile_h=th,
+            tile_w=tw,
+            acc_half=half,
+            acc_row=acc_row,
+            accumulate=int(first > 0),
+            weight_addr=at,
+            group_first=first,
+            group_count=count,
+        )
+
+    def finish(self) -> int:
+        """Store one tensor as the output and end the program; return the output's bytes."""
+        t = self.pick()
+        col = t.words * WORD
+        self.put_store(t, OUTPUT, col * t.w, col)
+        self.code.append(Instruction("halt", {}))
+        return col * t.w * t.h
