@@ -346,6 +346,13 @@ def test_a_residual_add_in_place_passes_and_a_shifted_one_does_not():
     assert "reads words that its own earlier pixels write" in refusal(shifted).message
 
 
+def test_a_residual_that_nothing_has_written():
+    code = change(program(), VGEOM, residual=1, res_row_pitch=2, res_pixel_pitch=1)
+    check(with_tokens(change(code, VEC, res_base=4), MACHINE))
+    error = refusal(with_tokens(change(code, VEC, res_base=5), MACHINE))
+    assert error.message == "reads activation word at 8, which nothing has written"
+
+
 # -- rule 6, constants
 
 
