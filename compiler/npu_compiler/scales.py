@@ -1,0 +1,203 @@
+"""Which scale each tensor and each output channel gets.
+
+A scale is chosen first for 8 bits (`method`), then, when `aligned`, moved so that the lowered values err least: the
+positions are powers of two, so how the range of a group of channels meets one decides what 4 bits can hold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from npu_isa.numerics import MAX_SHIFT_LOWER, lower
+from numpy.typing import NDArray
+
+from npu_compiler.calibrate import F64, Histogram
+from npu_compiler.graph import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.prepare import Prepared
+from npu_compiler.qgraph import GROUP
+
+MSE_FACTORS = np.linspace(0.3, 1.0, 71)
+ALIGN_FACTORS = 2.0 ** np.linspace(-0.5, 0.5, 33)
+WEIGHT_ALIGN_FACTORS = 2.0 ** np.linspace(-0.25, 0.75, 17)
+LOSS_8BIT = 4.0  # the aligned scale may cost this many times the 8-bit error of the best one
+SHIFTS = range(MAX_SHIFT_LOWER + 1)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the 4-bit readers of a tensor want: values of the channels of each group, weighted.
+
+    Attributes:
+        weighted: histogram of each group, counts weighted by the energy of the weights that read them; shape
+            (groups, bins).
+        centers: shape (bins,).
+    """
+
+    weighted: F64
+    centers: F64
+
+
+def non_negative(graph: Graph) -> dict[str, bool]:
+    """Return for every tensor whether it can only be zero or more (the input: no)."""
+    found = {graph.input: False}
+    for node in graph.nodes:
+        found[node.out] = _node_non_negative(node, [found[t] for t in inputs(node)])
+    return found
+
+
+def _node_non_negative(node: Node, operands: Sequence[bool]) -> bool:
+    match node:
+        case Conv(act=act) | Affine(act=act):
+            return _clips_negative(act)
+        case Add(act=act) | Act(act=act):
+            return _clips_negative(act) or all(operands)
+        case Pool() | Concat() | Crop() | Channels():
+            return all(operands)
+    raise TypeError(type(node).__name__)
+
+
+def _clips_negative(act: Activation) -> bool:
+    return act.kind == "clip" and act.low >= 0
+
+
+def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, options: QuantizeOptions) -> float:
+    """Return the 8-bit scale of a tensor by the method of the options; values outside saturate."""
+    low, high = span
+    levels = (128, 127) if signed else (1, 255)
+    whole = max(high / levels[1], -low / levels[0] if signed else 0.0)
+    if whole == 0.0:
+        return 1.0  # a tensor that is zero on all images
+    counts = histogram.counts.sum(axis=0)
+    match options.method:
+        case "percentile":
+            size = np.abs(histogram.centers)
+            order = np.argsort(size)
+            share = np.cumsum(counts[order]) / counts.sum()
+            kept = size[order][np.searchsorted(share, options.percentile / 100.0)]
+            return float(min(whole, max(kept, 1e-3 * size.max()) / levels[1]))
+        case "mse":
+            scales = whole * MSE_FACTORS
+            errors = [error_8bit(counts, histogram.centers, s, signed) for s in scales]
+            return float(scales[int(np.argmin(errors))])
+    return float(whole)
+
+
+def quantized(values: F64, scale: float, signed: bool) -> NDArray[Any]:
+    """Round to 8-bit integers."""
+    return np.clip(np.rint(values / scale), *((-128, 127) if signed else (0, 255))).astype(np.int64)
+
+
+def error_8bit(counts: NDArray[Any], centers: F64, scale: float, signed: bool) -> float:
+    """Return the squared error of 8-bit values, summed over a histogram."""
+    return float(counts @ (centers - quantized(centers, scale, signed) * scale) ** 2)
+
+
+def aligned_scale(base: float, histogram: Histogram, demands: Sequence[Demand], signed: bool) -> float:
+    """Return the scale near `base` whose lowered values err least for the 4-bit readers.
+
+    Scales whose 8-bit error exceeds LOSS_8BIT times the least are not considered.
+    """
+    if not demands:
+        return base
+    counts = histogram.counts.sum(axis=0)
+    scales = base * ALIGN_FACTORS
+    errors = np.array([error_8bit(counts, histogram.centers, s, signed) for s in scales])
+    allowed = errors <= LOSS_8BIT * max(errors.min(), errors[len(errors) // 2])
+    lowered = [
+        sum(_error_4bit(d, s, signed) for d in demands) if ok else np.inf for s, ok in zip(scales, allowed, strict=True)
+    ]
+    return float(scales[int(np.argmin(lowered))])
+
+
+def _error_4bit(demand: Demand, scale: float, signed: bool) -> float:
+    q = quantized(demand.centers, scale, signed)
+    off = np.stack([(demand.centers - lower(q, s, unsigned=not signed) * scale) ** 2 for s in SHIFTS])
+    return float((demand.weighted @ off.T).min(axis=1).sum())
+
+
+def demands(prepared: Prepared, histograms: Mapping[str, Histogram], dial: set[str]) -> dict[str, Demand]:
+    """Return per tensor what its 4-bit readers want.
+
+    Args:
+        prepared: the network.
+        histograms: by channel for the tensors that the nodes of `dial` read.
+        dial: names of the convolutions that may run in 4 bits.
+    """
+    energy: dict[str, F64] = {}
+    for node in prepared.graph.nodes:
+        if isinstance(node, Conv) and node.name in dial:
+            of_channel = dense_weight(node).astype(np.float64)
+            squares = (of_channel**2).sum(axis=(0, 2, 3)) / max((of_channel**2).sum(), 1e-30)
+            energy[node.src] = energy.get(node.src, 0.0) + squares
+    found = {}
+    for tensor, of_channel in energy.items():
+        h = histograms[tensor]
+        groups = group_of_channel(prepared.maps[tensor])
+        weighted = np.zeros((groups.max() + 1, h.counts.shape[1]))
+        np.add.at(weighted, groups, h.counts * of_channel[:, None])
+        found[tensor] = Demand(weighted, h.centers)
+    return found
+
+
+def group_of_channel(channel_map: Sequence[int]) -> NDArray[np.int64]:
+    """Return the group in which each logical channel stands."""
+    physical = np.array(channel_map)
+    groups = np.empty(int((physical >= 0).sum()), np.int64)
+    at = np.flatnonzero(physical >= 0)
+    groups[physical[at]] = at // GROUP
+    return groups
+
+
+def dense_weight(node: Conv) -> NDArray[np.float32]:
+    """Return the weights with `groups` 1: zero between the groups; shape (out, in, kernel_h, kernel_w)."""
+    if node.groups == 1:
+        return node.weight
+    outs, ins = len(node.weight) // node.groups, node.weight.shape[1]
+    dense = np.zeros((len(node.weight), ins * node.groups, *node.weight.shape[2:]), np.float32)
+    for group in range(node.groups):
+        of = slice(group * outs, (group + 1) * outs)
+        dense[of, group * ins : (group + 1) * ins] = node.weight[of]
+    return dense
+
+
+def weight_scales(
+    weight: F64, mean_square: F64 | None, groups: NDArray[np.int64] | None, options: QuantizeOptions
+) -> F64:
+    """Return the scale of each output channel.
+
+    Args:
+        weight: shape (out, in, taps).
+        mean_square: mean square of each input channel's values, shape (in,); None when the layer never runs in 4 bits.
+        groups: group of each input channel, shape (in,), with mean_square.
+    """
+    base: F64 = np.abs(weight).max(axis=(1, 2)) / 127
+    base = np.where(base == 0, 1.0, base)
+    if mean_square is None or groups is None or not options.aligned:
+        return base
+    best, least = base, np.full(len(base), np.inf)
+    starts = np.argsort(groups, kind="stable")
+    edges = np.flatnonzero(np.diff(groups[starts], prepend=-1))
+    sorted_weight = weight[:, starts]
+    importance = (mean_square[starts] + 1e-6 * mean_square.mean() + 1e-30)[:, None]
+    for factor in WEIGHT_ALIGN_FACTORS:
+        scale = base * factor
+        error = _weight_error(sorted_weight, scale, importance, edges)
+        better = error < least
+        best, least = np.where(better, scale, best), np.where(better, error, least)
+    return best
+
+
+def _weight_error(weight: F64, scale: F64, importance: F64, edges: NDArray[np.int64]) -> F64:
+    """Return the error of each output channel's lowered weights at the best position of every group."""
+    real = weight / scale[:, None, None]
+    q = np.clip(np.rint(real), -127, 127)
+    least = None
+    for s in SHIFTS:
+        low = np.clip(np.floor(q / (1 << s) + (0.5 if s else 0.0)), -8, 7) * (1 << s)
+        off = ((real - low) ** 2 * importance).sum(axis=2)
+        by_group = np.add.reduceat(off, edges, axis=1)
+        least = by_group if least is None else np.minimum(least, by_group)
+    assert least is not None
+    return np.asarray(least.sum(axis=1) * scale**2)
