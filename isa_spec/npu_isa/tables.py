@@ -97,7 +97,7 @@ def read_specs(raw: dict[str, Any]) -> tuple[InstructionSpec, ...]:
         if entry.get("engine") not in (*raw["engines"], "front"):
             found.append(f"{name}: unknown engine {entry.get('engine')!r}")
         used = dict.fromkeys(header, "the header")
-        operands = []
+        operands: list[Operand] = []
         for o in entry.get("operands", []):
             operand = _read_operand(o, f"{name}.{o.get('name', '?')}", found)
             if operand is None:

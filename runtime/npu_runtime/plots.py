@@ -1,0 +1,128 @@
+"""Plots as SVG bytes; equal input gives equal bytes."""
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from npu_isa.ops import Engine, Setup
+from npu_sim.counters import CAUSES
+
+from npu_runtime.evaluate import RunReport
+from npu_runtime.session import Session
+
+if TYPE_CHECKING:
+    from npu_runtime.report import Table
+
+COLORS = {
+    "stream": "#1b7837",
+    "busy": "#1b7837",
+    "bank": "#d9a400",
+    "setup": "#7fbf7b",
+    "weights": "#e08214",
+    "dram": "#8c510a",
+    "port": "#b2182b",
+    "token_load": "#4393c3",
+    "token_matrix": "#2166ac",
+    "token_vector": "#92c5de",
+    "token_store": "#053061",
+    "token_full": "#762a83",
+    "drain": "#9970ab",
+    "queue": "#bababa",
+    "idle": "#e6e6e6",
+}
+
+
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(1, panels, figsize=(width, height), layout="constrained", sharey=panels > 1)
+
+
+def _svg(figure: Any) -> bytes:
+    """Return the figure as SVG without date or random identifiers."""
+    from matplotlib import pyplot as plt
+
+    out = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "npu", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return out.getvalue()
+
+
+def accuracy_plot(runs: RunReport) -> bytes:
+    """Draw top-1 against latency, a point per ratio; without labels, cycles against the ratio."""
+    figure, axes = _figure(7, 4.2)
+    latency = [r.latency_us for r in runs.rows]
+    has_labels = all(r.top1_percent is not None for r in runs.rows)
+    ys = [r.top1_percent if has_labels else r.effective_percent for r in runs.rows]
+    axes.plot(latency, ys, "o-", color="#2166ac")
+    for x, y, row in zip(latency, ys, runs.rows, strict=True):
+        axes.annotate(f"{row.ratio_percent:g} %", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    axes.set_xlabel("latency of one image (µs)")
+    axes.set_ylabel("top-1 accuracy (%)" if has_labels else "effective 4-bit ratio (%)")
+    axes.set_title(f"{runs.provenance['model']} on {runs.provenance['machine']}: the dial")
+    axes.grid(alpha=0.3)
+    axes.margins(0.12)
+    return _svg(figure)
+
+
+def layers_plot(tables: Mapping[float, "Table"]) -> bytes:
+    """Draw the cycles of each layer at each ratio."""
+    first = next(iter(tables.values()))
+    names = [r["layer"] for r in first.rows]
+    figure, axes = _figure(10, 0.9 + 0.22 * len(names))
+    height = 0.8 / len(tables)
+    colors = mpl.colormaps["viridis"](np.linspace(0.1, 0.85, len(tables)))
+    for i, (ratio, table) in enumerate(tables.items()):
+        at = np.arange(len(names)) + (i - (len(tables) - 1) / 2) * height
+        axes.barh(at, [r["cycles"] for r in table.rows], height, label=f"{ratio:g} %", color=colors[i])
+    axes.set_yticks(np.arange(len(names)), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("cycles by which the layer moves the finish line")
+    axes.legend(title="4-bit ratio", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    return _svg(figure)
+
+
+def engines_plot(tables: Mapping[float, "Table"]) -> bytes:
+    """Draw each engine's cycles by cause, one panel per ratio."""
+    figure, all_axes = _figure(2.4 * len(tables) + 2.5, 3.6, len(tables))
+    panels = np.atleast_1d(all_axes)
+    used = [c for c in CAUSES if any(r[f"{c}_cycles"] for t in tables.values() for r in t.rows)]
+    for axes, (ratio, table) in zip(panels, tables.items(), strict=True):
+        names = [r["engine"] for r in table.rows]
+        bottom = np.zeros(len(names))
+        for cause in used:
+            values = np.array([r[f"{cause}_cycles"] for r in table.rows])
+            axes.bar(names, values, bottom=bottom, color=COLORS[cause], label=cause)
+            bottom += values
+        axes.set_title(f"{ratio:g} %", fontsize=10)
+        axes.tick_params(axis="x", rotation=60)
+    panels[0].set_ylabel("cycles")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", fontsize=8, title="cause")
+    return _svg(figure)
+
+
+def timeline_plot(session: Session) -> bytes:
+    """Draw when each engine works, a colour per layer, at the session's ratio."""
+    timing, layers = session.timing(), session.binary.layers
+    figure, axes = _figure(12, 2.8)
+    colors = mpl.colormaps["tab20"](np.arange(max(len(layers), 1)) % 20)
+    for engine in Engine:
+        spans, faces = [], []
+        for op in session.ops[: len(timing.table)]:
+            if op.engine == engine and not isinstance(op, Setup):
+                start, end = int(timing.start[op.index]), int(timing.issue_end[op.index])
+                spans.append((start, end - start))
+                faces.append(colors[session.binary.layer_of[op.index]])
+        axes.broken_barh(spans, (int(engine) - 0.4, 0.8), facecolors=faces)
+    axes.set_yticks(range(len(Engine)), [e.name.lower() for e in Engine])
+    axes.invert_yaxis()
+    axes.set_xlim(0, timing.total_cycles)
+    axes.set_xlabel("cycle")
+    axes.set_title(f"engines at work, {session.effective_percent:.0f} % in 4 bits; a colour per layer", fontsize=10)
+    return _svg(figure)
