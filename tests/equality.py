@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from npu_compiler import golden
 from npu_compiler.backend import compile_quantized
 from npu_compiler.layout import order_groups
 from npu_compiler.qgraph import QConcat, QFold, QuantizedGraph
 from npu_isa.binary import Binary
-from npu_isa.check import check_binary
 from npu_isa.machine import MachineConfig, load_machine
-from npu_isa.ops import Op, Vec
-from npu_sim.fast.timing import simulate
-from npu_sim.fast.values import Values
+from npu_runtime.compare import compare as compare_layers
+from npu_runtime.session import Session
 
 from tests.qgraphs import random_images, random_qgraph
 
@@ -65,37 +62,17 @@ def boundary_vectors(binary: Binary, rng: np.random.Generator) -> Iterator[tuple
     yield tuple(int(rng.choice(b)) for b in legal)
 
 
-def compare(
-    graph: QuantizedGraph, binary: Binary, images: np.ndarray, boundaries: tuple[int, ...], ops: tuple[Op, ...]
-) -> Comparison:
-    """Compare every tensor that the simulator writes with the golden model's, and the output."""
-    expected = golden.run(graph, images, boundaries, keep=True)
-    made = {layer.name: layer.out for layer in binary.layers}
-    count, seen, difference = 0, set(), None
-
-    def observe(op: Vec, got: np.ndarray) -> None:
-        nonlocal count, difference
-        name = made[binary.layers[binary.layer_of[op.index]].name]
-        channel = int(binary.channel_of[op.index])
-        rows, cols = slice(op.out_y, op.out_y + op.tile_h), slice(op.out_x, op.out_x + op.tile_w)
-        want = expected[name][:, rows, cols, channel : channel + op.lanes]
-        count += want.size
-        seen.add(name)
-        if difference is None and not np.array_equal(want, got):
-            where = np.argwhere(want != got)[0].tolist()
-            difference = (
-                f"{name} at {where} of tile ({op.out_y}, {op.out_x}), channel {channel}, instruction {op.index}"
-            )
-
-    values = Values(ops, binary.machine, binary.constants, boundaries, binary.dram_bytes)
-    values.run(
-        images.reshape(len(images), -1), binary.input.address, binary.output.address, binary.output.bytes, observe
-    )
+def compare(graph: QuantizedGraph, session: Session, images: np.ndarray, boundaries: tuple[int, ...]) -> Comparison:
+    """Compare every tensor that the simulator writes with the golden model's."""
+    session.set_boundaries(boundaries)
+    rows = compare_layers(graph, session, images)
+    first = next((r.first for r in rows if r.first is not None), None)
     computed = {n.out for n in graph.nodes if not isinstance(n, QFold | QConcat)}
-    if difference is None and seen != computed:
-        difference = f"never written: {sorted(computed - seen)}"
-    cycles = simulate(ops, binary.machine, boundaries).total_cycles
-    return Comparison(count, len(seen), len(ops), int(cycles), difference)
+    difference = None if first is None else str(first)
+    if {r.tensor for r in rows} != computed:
+        difference = f"not compared: {sorted(computed - {r.tensor for r in rows})}"
+    cycles = session.timing().total_cycles
+    return Comparison(sum(r.values for r in rows), len(rows), len(session.ops), cycles, difference)
 
 
 def random_case(seed: int) -> tuple[list[Comparison], list[int], str]:
@@ -110,8 +87,11 @@ def random_case(seed: int) -> tuple[list[Comparison], list[int], str]:
         graph = order_groups(graph)
     machine = random_machine(rng)
     binary = compile_quantized(graph, machine)
-    ops = check_binary(binary)
+    session = Session(binary)
     images = random_images(rng, graph, 2)
-    found = [compare(graph, binary, images, b, ops) for b in boundary_vectors(binary, rng)]
-    text = f"seed {seed}: {len(graph.nodes)} nodes, {machine.array_rows}x{machine.array_cols}, {len(ops)} instructions"
+    found = [compare(graph, session, images, b) for b in boundary_vectors(binary, rng)]
+    text = (
+        f"seed {seed}: {len(graph.nodes)} nodes, {machine.array_rows}x{machine.array_cols}, "
+        f"{len(session.ops)} instructions"
+    )
     return found, [c.cycles for c in found[:5]], text

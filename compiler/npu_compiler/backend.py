@@ -18,11 +18,11 @@ from npu_compiler.tokens import add_tokens
 Observe = Callable[[str, Callable[[], str]], None]
 
 
-def _ignore(stage: str, text: Callable[[], str]) -> None:
+def ignore(stage: str, text: Callable[[], str]) -> None:
     """Observe nothing."""
 
 
-def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Observe = _ignore) -> Binary:
+def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Observe = ignore) -> Binary:
     """Schedule a quantized graph on a machine and emit the binary.
 
     Args:

@@ -1,16 +1,65 @@
-"""The whole compiler: a trained ONNX model and calibration images in, a binary out."""
+"""The whole compiler, a function per step: ONNX file -> float graph -> quantized graph -> binary.
+
+`observe` is called after each stage with its name (one of `STAGES`) and a function that returns its dump.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from npu_isa.binary import Binary
 from npu_isa.machine import MachineConfig
 
-from npu_compiler.backend import Observe, _ignore, compile_quantized
+from npu_compiler.backend import Observe, compile_quantized, ignore
+from npu_compiler.graph import Graph
+from npu_compiler.layout import order_groups
+from npu_compiler.onnx_reader import read_onnx
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.passes import PASSES, optimize
 from npu_compiler.qgraph import U8, Preprocess, QuantizedGraph
+from npu_compiler.quantize import dump, quantize
 
-if TYPE_CHECKING:
-    from npu_compiler.quantize import QuantizeOptions
+STAGES = ("import", *(p.__name__ for p in PASSES), "quantized", "schedule")
+
+
+def import_model(path: str | Path, observe: Observe = ignore, *, requantize: bool = False) -> Graph:
+    """Read an ONNX model, opset 11 to 21, and optimize it.
+
+    Args:
+        path: the file.
+        observe: sees "import" and each graph pass.
+        requantize: ignore the activation quantization of a QDQ model, so that it is calibrated anew.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, unknown shapes.
+        UnsupportedError: operators or attributes outside the supported ones; all of them at once.
+    """
+    graph = read_onnx(path, requantize=requantize)
+    observe("import", graph.dump)
+    return optimize(graph, observe=lambda name, g: observe(name, g.dump))
+
+
+def quantize_graph(
+    graph: Graph,
+    images: U8,
+    preprocess: Preprocess,
+    options: QuantizeOptions | None = None,
+    observe: Observe = ignore,
+) -> QuantizedGraph:
+    """Quantize an optimized graph, choose the order of its 4-bit groups and lay them out in that order.
+
+    Args:
+        graph: from `import_model`.
+        images: calibration images, uint8, shape (N, height, width, channels), already resized and cropped.
+        preprocess: from pixels to the model's input.
+        options: quantization choices; the defaults if None.
+        observe: sees "quantized".
+
+    Raises:
+        DataError: the images or the preprocessing do not fit the model.
+        CompileError, UnsupportedError: a number does not fit the machine's integers.
+    """
+    quantized = order_groups(quantize(graph, images, preprocess, options or QuantizeOptions()))
+    observe("quantized", lambda: dump(quantized))
+    return quantized
 
 
 def compile_model(
@@ -18,48 +67,12 @@ def compile_model(
     machine: MachineConfig,
     images: U8,
     preprocess: Preprocess,
-    options: "QuantizeOptions | None" = None,
-    observe: Observe = _ignore,
+    options: QuantizeOptions | None = None,
+    observe: Observe = ignore,
     *,
     requantize: bool = False,
 ) -> tuple[QuantizedGraph, Binary]:
-    """Compile an ONNX model.
-
-    Args:
-        path: ONNX file, opset 11 to 21.
-        machine: the design point to compile for.
-        images: calibration images, uint8, shape (N, height, width, channels), already resized and cropped.
-        preprocess: from pixels to the model's input.
-        options: quantization choices; the defaults if None.
-        observe: called after each stage with its name and a function that returns its dump: "import", each graph
-            pass, "quantized", "schedule".
-        requantize: ignore the activation quantization of a QDQ model and calibrate anew.
-
-    Raises:
-        NpuError: the model, the data or the machine does not do; the message says which and the way out.
-    """
-    quantized = quantize_model(path, images, preprocess, options, observe, requantize=requantize)
+    """Compile an ONNX model for a machine: the three steps after each other; see them for arguments and errors."""
+    graph = import_model(path, observe, requantize=requantize)
+    quantized = quantize_graph(graph, images, preprocess, options, observe)
     return quantized, compile_quantized(quantized, machine, observe)
-
-
-def quantize_model(
-    path: str | Path,
-    images: U8,
-    preprocess: Preprocess,
-    options: "QuantizeOptions | None" = None,
-    observe: Observe = _ignore,
-    *,
-    requantize: bool = False,
-) -> QuantizedGraph:
-    """Import, optimize and quantize an ONNX model; see `compile_model`."""
-    from npu_compiler.layout import order_groups
-    from npu_compiler.onnx_reader import read_onnx
-    from npu_compiler.passes import optimize
-    from npu_compiler.quantize import QuantizeOptions, dump, quantize
-
-    graph = read_onnx(path, requantize=requantize)
-    observe("import", graph.dump)
-    graph = optimize(graph, observe=lambda name, g: observe(name, g.dump))
-    quantized = order_groups(quantize(graph, images, preprocess, options or QuantizeOptions()))
-    observe("quantized", lambda: dump(quantized))
-    return quantized

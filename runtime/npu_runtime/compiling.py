@@ -1,0 +1,60 @@
+"""From files to a binary in one call."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from npu_compiler.backend import Observe, compile_quantized, ignore
+from npu_compiler.graph import Graph
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import import_model, quantize_graph
+from npu_compiler.qgraph import Preprocess, QuantizedGraph
+from npu_isa.binary import Binary
+from npu_isa.machine import MachineConfig, load_machine
+
+from npu_runtime.data import Dataset, PreprocessOptions, load_dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A model at the three levels that values can be compared on."""
+
+    graph: Graph
+    quantized: QuantizedGraph
+    binary: Binary
+
+
+def compile_file(
+    model: str | Path,
+    calibration: str | Path | Dataset,
+    hardware: str | Path | MachineConfig = "npu32",
+    preprocess: PreprocessOptions | None = None,
+    options: QuantizeOptions | None = None,
+    *,
+    requantize: bool = False,
+    observe: Observe = ignore,
+) -> Compiled:
+    """Compile an ONNX model for a machine.
+
+    Args:
+        model: ONNX file, opset 11 to 21, one image input (N, C, H, W).
+        calibration: data set (see `npu_runtime.data.load_dataset`), or its path; labels are not needed.
+        hardware: shipped machine, TOML file, or a description.
+        preprocess: from pixels to the model's input; pixel / 255 if None.
+        options: quantization choices; the defaults if None.
+        requantize: ignore the activation quantization of a QDQ model.
+        observe: see `npu_compiler.pipeline`.
+
+    Raises:
+        NpuError: model, data, options or machine do not do; the message says which, where, and the way out.
+    """
+    machine = hardware if isinstance(hardware, MachineConfig) else load_machine(hardware)
+    machine.check()
+    given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
+    graph = import_model(model, observe, requantize=requantize)
+    channels = graph.shapes[graph.input][0]
+    if not isinstance(calibration, Dataset):
+        calibration = load_dataset(calibration, given.geometry, chosen.max_images, channels)
+    mean, std = given.per_channel(channels)
+    pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
+    quantized = quantize_graph(graph, calibration.images, pre, chosen, observe)
+    return Compiled(graph, quantized, compile_quantized(quantized, machine, observe))
