@@ -1,13 +1,13 @@
 """Instruction words: encode and decode, as loops over the table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ProgramError
 from npu_isa.ops import Instruction
-from npu_isa.tables import BY_NAME, BY_OPCODE, ENGINES, ISA_HASH, RAW, InstructionSpec, Operand, header_field
+from npu_isa.tables import BY_NAME, BY_OPCODE, ENGINES, FRONT, ISA_HASH, RAW, InstructionSpec, Operand, header_field
 
 __all__ = ["ISA_HASH", "decode", "encode"]
 
@@ -32,25 +32,30 @@ def _used_bits(spec: InstructionSpec) -> int:
 _USED = {spec.opcode: _used_bits(spec) for spec in BY_NAME.values()}
 
 
+def operand_problem(operand: Operand, values: Sequence[int]) -> str | None:
+    """Return what is wrong with the values of an operand: their number, or the first one out of range."""
+    if len(values) != operand.elements:
+        return f"{operand.name} has {len(values)} values, needs {operand.elements}"
+    for value in values:
+        if not operand.least <= value <= operand.most:
+            return f"{operand.name} = {value} is outside {operand.least}..{operand.most}"
+    return None
+
+
+def token_problem(spec: InstructionSpec, tokens: int) -> str | None:
+    """Return what is wrong with a mask of the engines that an instruction takes tokens of, or gives tokens to."""
+    if spec.engine == FRONT:
+        return "tokens belong to the four engines" if tokens else None
+    own = tokens >> ENGINES.index(spec.engine) & 1
+    return "an engine gives itself no tokens" if own or tokens > _MASK else None
+
+
 def problems(instruction: Instruction) -> list[str]:
     """Return what is wrong with an instruction by itself: operands out of range, tokens to its own engine."""
     spec = BY_NAME[instruction.name]
-    found = []
-    for o in spec.operands:
-        values = operand_values(instruction, o)
-        if len(values) != o.elements:
-            found.append(f"{o.name} has {len(values)} values, needs {o.elements}")
-        for value in values:
-            if not o.least <= value <= o.most:
-                found.append(f"{o.name} = {value} is outside {o.least}..{o.most}")
-                break
-    tokens = instruction.pop | instruction.push
-    if spec.engine == "front":
-        if tokens:
-            found.append("tokens belong to the four engines")
-    elif tokens >> ENGINES.index(spec.engine) & 1 or tokens > _MASK:
-        found.append("an engine gives itself no tokens")
-    return found
+    found = [operand_problem(o, operand_values(instruction, o)) for o in spec.operands]
+    found.append(token_problem(spec, instruction.pop | instruction.push))
+    return [text for text in found if text is not None]
 
 
 def encode(program: Iterable[Instruction]) -> NDArray[np.uint8]:
