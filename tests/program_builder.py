@@ -218,16 +218,31 @@ class Builder:
             **(table or {"indexed": 0, "register": 0, "table_pitch": 0, "table_entries": 0}),
         )
 
-    def load_params(self, taps: int, register: int, places: int) -> int:
-        """Load one parameter block and return its first row."""
+    def scales(self, bits: int, residual: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (multipliers, shifts, second multipliers) that bring sums of `bits` bits and residuals into a byte.
+
+        One column in eight has anything, so that clamps are met too.
+        """
+        cols = self.machine.array_cols
+        shift = self.rng.integers(max(bits - 6, 1), max(bits - 6, 1) + 10, cols)
+        mult = self.rng.integers(0, 2 << np.clip(shift + 6 - bits, 0, 14))
+        second = self.rng.integers(0, 2 << np.clip(shift - (1 if residual else bits - 6), 0, 14))
+        odd = self.rng.random(cols) < 1 / 8
+        anything = (
+            self.rng.integers(0, 32768, cols),
+            self.rng.integers(1, 48, cols),
+            self.rng.integers(0, 32768, cols),
+        )
+        return tuple(np.where(odd, a, b) for a, b in zip(anything, (mult, shift, second), strict=True))
+
+    def load_params(self, taps: int, register: int, places: int, bits: int, residual: Tensor | None) -> int:
+        """Load one parameter block for sums of about `bits` bits and return its first row."""
         cols, rows = self.machine.array_cols, 3 + -(-taps // 4)
         at = self.room(rows, self.machine.param_rows, self.param_next)
         self.param_next = at + rows
-        spread_bits = self.number(4, 31)
+        spread_bits = bits if self.chance(0.8) else self.number(4, 31)
         bias = self.rng.integers(-(1 << spread_bits), 1 << spread_bits, ((places + 1), cols)).astype("<i4")
-        shift = self.rng.integers(1, 48, cols) if self.chance(0.2) else self.rng.integers(12, 24, cols)
-        mult = self.rng.integers(0, 32768, cols)
-        second = self.rng.integers(0, 32768, cols)
+        mult, shift, second = self.scales(bits, residual)
         head = np.stack([mult | shift << 16, second]).astype("<u4")
         tail = self.rng.integers(0, 1 << 32, (rows - 3, cols), dtype=np.uint32)
         static = np.concatenate([head, tail])
@@ -274,6 +289,7 @@ class Builder:
 
     def axis(self, size: int, *, inside: bool) -> tuple[int, int, int, int, int]:
         """Return (kernel, stride, dilation, pad, outputs); with `inside` every output has a tap in the image."""
+        inside = inside or self.chance(0.8)  # values of nothing but padding tell little
         while True:
             kernel, stride, dilation = self.number(1, 3), spread([1, 2, 3], self.rng), spread([1, 2], self.rng)
             pad, count = self.number(-1, 2), self.number(1, 5)
@@ -364,7 +380,8 @@ class Builder:
         self.put_vgeom(source, window, src, out, res, wide)
         row0 = self.number(-min(2, src.base // src.row), 3)
         for column in range(self.columns(groups)):
-            params = self.load_params(kh * kw if source == 1 else 0, NO_DIAL, 0)
+            bits = 13 + (kh * kw).bit_length() // 2 if source == 1 else 7
+            params = self.load_params(kh * kw if source == 1 else 0, NO_DIAL, 0, bits, res)
             for tile in self.tiles(h, w, 25, 4):
                 base = src.base + row0 * src.row + column * self.machine.array_cols // WORD
                 place = {"src_base": base, "src_row0": row0, "acc_half": 0, "param_addr": params}
@@ -411,7 +428,7 @@ class Builder:
         pending: dict | None = None  # a vec that comes after the next tile's convs
         half, columns = 0, self.columns(groups)
         for column in range(columns):
-            params = self.load_params(0, register, places)
+            params = self.load_params(0, register, places, 11 + (places * kh * kw * WORD).bit_length() // 2, res)
             blocks = [(f, self.weight_block(min(step, places - f), kh * kw)) for f in range(0, places, step)]
             at = None
             for tile in self.tiles(h, w, min(25, self.machine.acc_rows), 3 if columns < 4 else 1):
