@@ -96,7 +96,7 @@ def _layers(graph: QuantizedGraph, legal: dict[str, tuple[int, ...]]) -> tuple[L
         found.append(
             LayerInfo(
                 name=node.name,
-                onnx_nodes=(*fold.onnx_nodes, *node.onnx_nodes) if fold else node.onnx_nodes,
+                onnx_nodes=tuple(dict.fromkeys((*(fold.onnx_nodes if fold else ()), *node.onnx_nodes))),
                 kind="conv" if isinstance(node, QConv) else "window",
                 register=registers.get(node.name, -1),
                 groups=graph.tensors[node.inputs[0]].groups if node.name in registers else 0,

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -14,14 +15,39 @@ WORD_BYTES = 16  # one group of 16 channels of one pixel
 SEGMENT_ROWS = 8
 ACT_REGIONS = 4
 SHIPPED = ("npu16", "npu32", "npu128")
+# sizes that no field of an instruction bounds: far above any real machine, and small enough to count with
+_LIMITS = {
+    "vector_taps": (1, 255),
+    "dram_latency_cycles": (1, 1 << 20),
+    "instruction_words": (1, 1 << 24),
+    "queue_depth": (2, 1 << 16),
+    "token_depth": (2, 1 << 16),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
     """Sizes and speeds of one design point; every name ends in its unit.
 
-    The matrix engine has array_rows x array_cols processing elements; the vector engine has array_cols lanes. The
-    activation memory has four regions of act_region_bytes, each of act_banks banks of 16-byte words.
+    Attributes:
+        name: what reports call the machine.
+        array_rows: rows of processing elements: 2, 4 or a multiple of 8.
+        array_cols: columns of processing elements, and lanes of the vector engine: 2, 4, 8 or a multiple of 16.
+        weight_rows_per_cycle: rows of shadow weights written per cycle.
+        act_region_bytes: bytes of each of the four regions of the activation memory.
+        act_banks: banks of 16-byte words in a region.
+        weight_memory_bytes: bytes of the weight memory.
+        param_memory_bytes: bytes of the parameter memory.
+        acc_rows: rows of int32 accumulators in each of the two halves.
+        vector_taps: window taps per lane and cycle.
+        dram_bytes: bytes of DRAM.
+        dram_bytes_per_cycle: bytes that the bus moves per cycle.
+        dram_latency_cycles: cycles from the last byte on the bus to the end of a transfer.
+        dram_burst_bytes: bytes of a burst, the least that is moved.
+        instruction_words: instructions that the instruction memory holds, 32 bytes each.
+        queue_depth: instructions waiting per engine.
+        token_depth: tokens per ordered pair of engines.
+        clock_hz: clock; turns cycles into time, changes neither values nor cycles.
     """
 
     name: str
@@ -32,15 +58,15 @@ class MachineConfig:
     act_banks: int
     weight_memory_bytes: int
     param_memory_bytes: int
-    acc_rows: int  # of each of the two halves
-    vector_taps: int  # window taps per lane and cycle
+    acc_rows: int
+    vector_taps: int
     dram_bytes: int
     dram_bytes_per_cycle: int
     dram_latency_cycles: int
     dram_burst_bytes: int
     instruction_words: int
-    queue_depth: int  # instructions waiting per engine
-    token_depth: int  # tokens per pair of engines
+    queue_depth: int
+    token_depth: int
     clock_hz: float
 
     def problems(self) -> list[str]:
@@ -110,8 +136,9 @@ class MachineConfig:
             f"dram_burst_bytes = {self.dram_burst_bytes}: must divide the arbitration block of 1024 bytes",
         )
         need(self.dram_bytes <= 1 << 32, f"dram_bytes = {self.dram_bytes}: at most 2^32 (field dram_addr)")
-        need(self.queue_depth >= 2, f"queue_depth = {self.queue_depth}: at least 2")
-        need(self.token_depth >= 2, f"token_depth = {self.token_depth}: at least 2")
+        for key, (least, most) in _LIMITS.items():
+            value = getattr(self, key)
+            need(least <= value <= most, f"{key} = {value}: must be in {least}..{most}")
         return found
 
     def check(self, where: str = "") -> "MachineConfig":
@@ -177,7 +204,7 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
             continue
         value = data[key]
         if want is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 1 << 62 else math.inf
         if not isinstance(value, want) or isinstance(value, bool):
             found.append(f"{key} = {value!r}: must be {'a whole number' if want is int else want.__name__}")
         values[key] = value
@@ -193,23 +220,31 @@ def load_machine(name_or_path: str | Path) -> MachineConfig:
     Raises:
         MachineError: the file is missing, not TOML, or breaks rules.
     """
-    text_name = str(name_or_path)
-    if text_name in SHIPPED:
-        text = resources.files("npu_isa").joinpath(f"machines/{text_name}.toml").read_text(encoding="utf-8")
-    else:
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            near = difflib.get_close_matches(text_name, SHIPPED, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise MachineError(
-                f"cannot read the machine description: {reason}",
-                text_name,
-                f"{hint}shipped machines: {', '.join(SHIPPED)}; or give the path of a TOML file",
-            ) from None
+    text = machine_text(name_or_path)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise MachineError(f"not valid TOML: {error}", text_name, "see `npu hardware show npu32`") from None
-    return machine_from_dict(data, text_name)
+        raise MachineError(f"not valid TOML: {error}", str(name_or_path), "see `npu hardware show npu32`") from None
+    return machine_from_dict(data, str(name_or_path))
+
+
+def machine_text(name_or_path: str | Path) -> str:
+    """Return the TOML text of a shipped machine or of a file; it is not checked.
+
+    Raises:
+        MachineError: the file is missing or not text.
+    """
+    name = str(name_or_path)
+    if name in SHIPPED:
+        return resources.files("npu_isa").joinpath(f"machines/{name}.toml").read_text(encoding="utf-8")
+    try:
+        return Path(name_or_path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        near = difflib.get_close_matches(name, SHIPPED, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise MachineError(
+            f"cannot read the machine description: {reason}",
+            name,
+            f"{hint}shipped machines: {', '.join(SHIPPED)}; or give the path of a TOML file",
+        ) from None

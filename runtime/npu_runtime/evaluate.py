@@ -34,6 +34,8 @@ class RunRow:
         total_cycles: from START to the end of the last store.
         latency_us: total_cycles at the machine's clock.
         dram_bytes: moved on the DRAM bus, whole bursts, constants included.
+        speedup: cycles at 0 % over total_cycles.
+        ideal_speedup: the same for an engine whose time is its multiply-accumulates, a 4-bit one taking half.
         matrix_utilization_percent: share of PE-cycles spent on multiplications of the model (two 4-bit ones a cycle).
         matrix_busy_percent: share of cycles in which pixels stream through the array.
         switch_cycles: writing the boundaries once; not part of total_cycles.
@@ -46,6 +48,8 @@ class RunRow:
     top5_percent: float | None
     total_cycles: int
     latency_us: float
+    speedup: float
+    ideal_speedup: float
     dram_bytes: int
     matrix_utilization_percent: float
     matrix_busy_percent: float
@@ -143,12 +147,9 @@ def _hits(session: Session, dataset: Dataset, progress: Progress) -> tuple[int, 
 
 
 def _row(session: Session, ratio: float, images: int, hits: tuple[int, int | None] | None) -> RunRow:
-    from npu_sim.counters import engine_rows, matrix_use, spent
+    from npu_runtime.explain import speedup, use_of
 
-    timing, binary = session.timing(), session.binary
-    rows = {r.engine: r for r in engine_rows(timing, session.ops, spent(timing, session.ops))}
-    macs = sum(layer.macs for layer in binary.layers if layer.kind == "conv")
-    use = matrix_use(binary.machine, rows["matrix"], macs - session.low_macs, session.low_macs)
+    timing, gain = session.timing(), speedup(session)
     return RunRow(
         ratio_percent=ratio,
         effective_percent=round(session.effective_percent, 3),
@@ -157,8 +158,10 @@ def _row(session: Session, ratio: float, images: int, hits: tuple[int, int | Non
         top5_percent=None if hits is None or hits[1] is None else round(100.0 * hits[1] / images, 3),
         total_cycles=timing.total_cycles,
         latency_us=round(session.latency_us(), 3),
+        speedup=round(gain.real, 4),
+        ideal_speedup=round(gain.ideal, 4),
         dram_bytes=int(timing.dram_bytes.sum()),
-        matrix_utilization_percent=round(use.utilization_percent, 2),
+        matrix_utilization_percent=round(use_of(session).utilization_percent, 2),
         matrix_busy_percent=round(100.0 * int(timing.stream.sum()) / timing.total_cycles, 2),
         switch_cycles=session.switch_cycles,
     )

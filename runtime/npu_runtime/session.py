@@ -113,16 +113,26 @@ class Session:
 
     # -- time
 
-    def timing(self) -> "Timing":
-        """Return when every instruction runs at the present boundaries; no data is needed."""
-        if self._boundaries not in self._timing:
+    @property
+    def all_8bit(self) -> tuple[int, ...]:
+        """Boundaries of the 8-bit model."""
+        return (0,) * self.binary.registers
+
+    def timing(self, boundaries: tuple[int, ...] | None = None) -> "Timing":
+        """Return when every instruction runs; no data is needed.
+
+        Args:
+            boundaries: a legal boundary vector; the present one if None.
+        """
+        at = self._boundaries if boundaries is None else boundaries
+        if at not in self._timing:
             self._announce()
             from npu_sim.fast.timing import TimingModel
 
             if self._model is None:
                 self._model = TimingModel(self.ops, self.binary.machine)
-            self._timing[self._boundaries] = self._model.simulate(self._boundaries)
-        return self._timing[self._boundaries]
+            self._timing[at] = self._model.simulate(at)
+        return self._timing[at]
 
     def latency_us(self) -> float:
         """Return the time of one inference at the machine's clock, in microseconds."""

@@ -1,0 +1,196 @@
+"""The command line: `npu COMMAND ...`. Each command parses, calls one public function and prints.
+
+Results go to stdout, diagnostics to stderr. Exit code 0: done; 1: the input is wrong (one `error:` line, a hint);
+2: the call is wrong. Heavy modules are imported by the commands that need them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, NoReturn
+
+from npu_isa.errors import NpuError
+
+from npu_runtime import commands
+from npu_runtime.data import numbers
+
+RATIOS = "0,25,50,75,100"
+Subparsers = Any  # argparse's class is private
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports a wrong call in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n  hint: see `{self.prog} --help`\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        the exit code.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        return int(args.function(args))
+    except SystemExit as stop:  # argparse: help, version, wrong call
+        return int(stop.code or 0)
+    except NpuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has gone, as in `npu disasm x.npubin | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="npu", description="Compile ONNX vision models for an NPU and simulate it, cycle by cycle.")
+    parser.add_argument("--version", action="version", version=f"npu-stack {metadata.version('npu-stack')}")
+    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_compile(sub)
+    _add_run(sub)
+    _add_report(sub)
+    _add_compare(sub)
+    _add_tools(sub)
+    _add_hardware(sub)
+    return parser
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    found = numbers(text)
+    for ratio in found:
+        if not 0 <= ratio <= 100:
+            raise argparse.ArgumentTypeError(f"{ratio:g} is outside 0..100, the percentage of 4-bit work")
+    return found
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return numbers(text)
+
+
+_numbers.__name__ = "comma-separated numbers"
+_ratios.__name__ = "comma-separated percentages"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+_positive.__name__ = "positive number"
+
+
+def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", help=f"write {what} to a file instead of the terminal")
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="of the result (table)")
+    _add_output(parser, "the result")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what turns an ONNX file into a quantized graph for a machine."""
+    parser.add_argument("model", metavar="MODEL.onnx", help="float or QDQ model, opset 11 to 21")
+    parser.add_argument("--hardware", default="npu32", metavar="NAME|FILE", help="shipped machine or TOML (npu32)")
+    parser.add_argument("--calibration", required=True, metavar="DATA", help=".npz, or folder or zip with labels.csv")
+    pre = parser.add_argument_group("preprocessing, stored in the binary: ((pixel * pixel-scale) - mean) / std")
+    pre.add_argument("--pixel-scale", type=float, metavar="X", help="(1/255)")
+    pre.add_argument("--mean", type=_numbers, metavar="X[,X...]", help="one number, or one per channel (0)")
+    pre.add_argument("--std", type=_numbers, metavar="X[,X...]", help="one number, or one per channel (1)")
+    pre.add_argument("--resize", type=_numbers, metavar="H,W|SIDE", help="resize, or the shorter side alone; bilinear")
+    pre.add_argument("--crop", type=_numbers, metavar="H,W", help="then crop from the centre")
+    pre.add_argument("--preprocess", metavar="FILE.toml", help="the same keys in a file; options above win")
+    quant = parser.add_argument_group("quantization")
+    quant.add_argument("--method", choices=("minmax", "percentile", "mse"), help="range of a tensor (minmax)")
+    quant.add_argument("--percentile", type=float, metavar="P", help="for --method percentile (99.99)")
+    quant.add_argument("--max-images", type=_positive, metavar="N", help="calibration images used (512)")
+    quant.add_argument("--plain-scales", action="store_true", help="do not align 8-bit scales to the 4-bit grid")
+    quant.add_argument("--no-bias-correction", action="store_true", help="do not repair the mean error of lowering")
+    quant.add_argument("--lower-first", action="store_true", help="let the first convolution run in 4 bits too")
+    quant.add_argument("--lower-last", action="store_true", help="let the last layer run in 4 bits too")
+    quant.add_argument("--requantize", action="store_true", help="ignore the activation scales of a QDQ model")
+
+
+def _add_compile(sub: Subparsers) -> None:
+    parser = sub.add_parser("compile", help="ONNX model to NPU binary", description="Compile an ONNX model.")
+    _add_model(parser)
+    parser.add_argument("-o", "--output", metavar="FILE.npubin", help="the binary (required without --print-after)")
+    parser.add_argument(
+        "--print-after", type=lambda text: tuple(text.split(",")), default=(), metavar="STAGE[,STAGE]",
+        help="print the model after a stage: import, a graph pass, quantized, schedule, program, or all",
+    )  # fmt: skip
+    parser.set_defaults(function=commands.compile_command, parser=parser)
+
+
+def _add_run(sub: Subparsers) -> None:
+    parser = sub.add_parser("run", help="accuracy and cycles of a binary", description="Run a binary on a data set.")
+    parser.add_argument("binary", metavar="FILE.npubin")
+    parser.add_argument("--data", metavar="DATA", help=".npz, folder or zip; without it only time is simulated")
+    parser.add_argument("--ratio", type=_ratios, default=_ratios(RATIOS), metavar="P[,P...]", help=f"({RATIOS})")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="take the first N images only")
+    parser.add_argument("--report", metavar="FOLDER", help="also write a page with plots, tables and a Perfetto trace")
+    _add_format(parser)
+    parser.set_defaults(function=commands.run_command)
+
+
+def _add_report(sub: Subparsers) -> None:
+    parser = sub.add_parser("report", help="where the cycles go", description="Cycles by layer, engine or instruction.")
+    parser.add_argument("binary", metavar="FILE.npubin")
+    parser.add_argument("--ratio", type=_ratios, default=(0.0,), metavar="P", help="one percentage (0)")
+    parser.add_argument("--by", choices=("layer", "engine", "instruction"), default="layer", help="(layer)")
+    _add_format(parser)
+    parser.set_defaults(function=commands.report_command, parser=parser)
+
+
+def _add_compare(sub: Subparsers) -> None:
+    text = "Compare the golden model with the simulator layer by layer and name the first value that differs."
+    parser = sub.add_parser("compare", help="first difference between two models of a network", description=text)
+    _add_model(parser)
+    parser.add_argument("--binary", metavar="FILE.npubin", help="simulate this binary (default: a fresh one)")
+    parser.add_argument("--data", metavar="DATA", help="images to run (the calibration images)")
+    parser.add_argument("--ratio", type=_ratios, default=_ratios("0,50,100"), metavar="P[,P...]", help="(0,50,100)")
+    parser.add_argument("--limit", type=_positive, default=8, metavar="N", help="images (8)")
+    _add_format(parser)
+    parser.set_defaults(function=commands.compare_command)
+
+
+def _add_tools(sub: Subparsers) -> None:
+    parser = sub.add_parser("disasm", help="binary to assembly", description="Print a binary as assembly.")
+    parser.add_argument("binary", metavar="FILE.npubin")
+    _add_output(parser, "the assembly")
+    parser.set_defaults(function=commands.disasm_command)
+    parser = sub.add_parser("asm", help="assembly to binary", description="Assemble a program.")
+    parser.add_argument("source", metavar="FILE.s", help="- for standard input")
+    parser.add_argument("-o", "--output", metavar="FILE.npubin", required=True)
+    parser.set_defaults(function=commands.asm_command)
+    parser = sub.add_parser("inspect", help="what a binary holds", description="Summarize and check a binary.")
+    parser.add_argument("binary", metavar="FILE.npubin")
+    parser.set_defaults(function=commands.inspect_command)
+
+
+def _add_hardware(sub: Subparsers) -> None:
+    parser = sub.add_parser("hardware", help="machine descriptions", description="List, show or check machines.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the shipped machines").set_defaults(function=commands.hardware_list_command)
+    show = actions.add_parser("show", help="a machine as TOML")
+    show.add_argument("name", metavar="NAME|FILE.toml")
+    show.set_defaults(function=commands.hardware_show_command)
+    check = actions.add_parser("check", help="name every rule that a description breaks")
+    check.add_argument("file", metavar="FILE.toml")
+    check.set_defaults(function=commands.hardware_check_command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

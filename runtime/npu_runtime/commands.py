@@ -1,0 +1,328 @@
+"""What each command of the command line does: parsed arguments in, one public call, text out."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npu_isa.container import load, save, write_whole
+from npu_isa.errors import DataError
+from npu_isa.machine import SHIPPED, load_machine, machine_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from npu_runtime.compiling import Compiled
+    from npu_runtime.evaluate import Progress
+    from npu_runtime.session import Session
+
+COMPARE_SCHEMA = "npu.compare/1"
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _put(text: str, output: str | None) -> None:
+    """Print a result, or write it to a file, whole or not at all."""
+    if output is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_whole(output, text.encode())
+
+
+def _session(path: str) -> "Session":
+    from npu_runtime.session import Session
+
+    return Session(path, notify=_note)
+
+
+def text_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows of equal keys as an aligned table of text; as wide as it must be."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from npu_runtime.report_folder import cell
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell(v) for v in row.values()))
+    console = Console(width=10_000, color_system=None, highlight=False, markup=False)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+@contextmanager
+def _progress(title: str, total: int) -> "Iterator[Progress]":
+    """Show a progress bar on a terminal's stderr; yields the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+# -- compile
+
+
+def _compiled(args: argparse.Namespace, observe: "Callable[..., None]") -> "Compiled":
+    from npu_compiler.options import QuantizeOptions
+
+    from npu_runtime.compiling import compile_file
+    from npu_runtime.data import preprocess_options
+
+    given = {k: getattr(args, k) for k in ("pixel_scale", "mean", "std", "resize", "crop")}
+    chosen = {k: getattr(args, k) for k in ("method", "percentile", "max_images") if getattr(args, k) is not None}
+    options = QuantizeOptions(
+        aligned=not args.plain_scales,
+        bias_correction=not args.no_bias_correction,
+        keep_first_8bit=not args.lower_first,
+        keep_last_8bit=not args.lower_last,
+        **chosen,
+    )
+    return compile_file(
+        args.model,
+        args.calibration,
+        args.hardware,
+        preprocess_options(args.preprocess, given),
+        options,
+        requantize=args.requantize,
+        observe=observe,
+    )
+
+
+def compile_command(args: argparse.Namespace) -> int:
+    """Compile an ONNX model."""
+    from npu_compiler.pipeline import STAGES
+
+    stages = (*STAGES, "program")
+    wanted = stages if args.print_after == ("all",) else args.print_after
+    unknown = [s for s in wanted if s not in stages]
+    if unknown:
+        args.parser.error(f"--print-after: no stage {unknown[0]!r}; stages: {', '.join(stages)}, or all")
+    if args.output is None and not wanted:
+        args.parser.error("give -o FILE.npubin, or --print-after STAGE")
+
+    def observe(stage: str, text: "Callable[[], str]") -> None:
+        if stage in wanted:
+            sys.stdout.write(f"# after {stage}\n{text()}")
+
+    binary = _compiled(args, observe).binary
+    if "program" in wanted:
+        from npu_isa.disasm import disassemble
+
+        observe("program", lambda: disassemble(binary, data=False))
+    if args.output is not None:
+        save(binary, args.output)
+        dials = sum(layer.register >= 0 for layer in binary.layers)
+        _note(
+            f"{args.output}: {len(binary.layers)} layers ({dials} with a dial, {len(binary.dial)} steps), "
+            f"{len(binary.code)} instructions, {len(binary.constants):,} bytes of constants for {binary.machine.name}"
+        )
+    return 0
+
+
+# -- run and report
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Evaluate a binary at several ratios."""
+    from npu_runtime.data import Geometry, load_dataset
+    from npu_runtime.evaluate import evaluate
+
+    session = _session(args.binary)
+    info = session.binary.input
+    dataset = None
+    if args.data is not None:
+        dataset = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit, info.channels)
+    elif args.limit is not None:
+        raise DataError("--limit takes the first images of a data set", hint="give --data")
+    total = 0 if dataset is None else len(dataset) * len(args.ratio)
+    with _progress("images", total) as progress:
+        runs = evaluate(session, dataset, args.ratio, progress)
+    if args.format == "table":
+        facts = runs.provenance
+        head = f"{facts['model']} on {facts['machine']} at {float(facts['clock_hz']) / 1e6:,.0f} MHz"
+        _put(
+            f"{head}, {0 if dataset is None else len(dataset):,} images\n\n{text_table(_run_rows(runs.rows))}",
+            args.output,
+        )
+    else:
+        _put(runs.to_json() if args.format == "json" else runs.to_csv(), args.output)
+    if args.report is not None:
+        from npu_runtime.report_folder import write_report
+
+        _note(f"report: {write_report(args.report, session, runs)}")
+    return 0
+
+
+def _run_rows(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    found = []
+    for row in rows:
+        top5 = {} if row.top5_percent is None else {"top-5 %": f"{row.top5_percent:.2f}"}
+        found.append(
+            {
+                "4-bit %": f"{row.ratio_percent:g}",
+                "effective %": f"{row.effective_percent:.1f}",
+                "top-1 %": "-" if row.top1_percent is None else f"{row.top1_percent:.2f}",
+                **top5,
+                "cycles": row.total_cycles,
+                "latency us": f"{row.latency_us:,.2f}",
+                "speed-up": f"{row.speedup:.2f}",
+                "of ideal": f"{row.ideal_speedup:.2f}",
+                "DRAM bytes": row.dram_bytes,
+                "matrix use %": f"{row.matrix_utilization_percent:.1f}",
+            }
+        )
+    return found
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Print a cycle report at one ratio."""
+    from npu_runtime.explain import where_it_went
+    from npu_runtime.report import report
+
+    if len(args.ratio) != 1:
+        args.parser.error("--ratio: one percentage")
+    session = _session(args.binary)
+    session.set_ratio(args.ratio[0])
+    table = report(session, args.by)
+    if args.format == "table":
+        text = text_table(_report_rows(table.rows))
+        _put(text if args.by == "instruction" else f"{text}\n{where_it_went(session)}", args.output)
+    else:
+        _put(table.to_json() if args.format == "json" else table.to_csv(), args.output)
+    return 0
+
+
+def _report_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows for people: causes that never occur are left out; what has no unit in its name is cycles."""
+    unused = {k for k in rows[0] if k.endswith("_cycles") and not any(row[k] for row in rows)} | {"onnx_nodes"}
+    return [{k.removesuffix("_cycles"): v for k, v in row.items() if k not in unused} for row in rows]
+
+
+# -- compare
+
+
+def compare_command(args: argparse.Namespace) -> int:
+    """Compare golden model and simulator; 1 if any value differs."""
+    from dataclasses import asdict
+
+    from npu_runtime.compare import compare
+    from npu_runtime.data import Geometry, load_dataset
+    from npu_runtime.evaluate import csv_text, provenance
+    from npu_runtime.session import Session
+
+    compiled = _compiled(args, lambda stage, text: None)
+    session = Session(compiled.binary if args.binary is None else load(args.binary), notify=_note)
+    info = session.binary.input
+    path = args.calibration if args.data is None else args.data
+    images = load_dataset(path, Geometry(info.resize, info.crop), args.limit, info.channels).images
+    rows: list[dict[str, Any]] = []
+    first = None
+    for ratio in args.ratio:
+        session.set_ratio(ratio)
+        for layer in compare(compiled.quantized, session, images, compiled.graph):
+            rows.append(
+                {"ratio_percent": ratio, **asdict(layer), "first": "" if layer.first is None else str(layer.first)}
+            )
+            first = first or layer.first
+    head = provenance(session) | {"schema": COMPARE_SCHEMA, "images": str(len(images))}
+    values, differing = (sum(r[k] for r in rows) for k in ("values", "differing"))
+    if args.format == "table":
+        total = f"{values:,} values of {len(images)} images at {len(args.ratio)} ratios: {differing:,} differ\n"
+        _put(text_table([{k: v for k, v in r.items() if k != "first"} for r in rows]) + f"\n{total}", args.output)
+    elif args.format == "json":
+        _put(json.dumps({"provenance": head, "rows": rows}, indent=1) + "\n", args.output)
+    else:
+        _put(csv_text(head, rows, list(rows[0])), args.output)
+    if first is not None:
+        _note(f"first difference: {first}")
+    return int(first is not None)
+
+
+# -- binaries and machines
+
+
+def disasm_command(args: argparse.Namespace) -> int:
+    """Print a binary as assembly."""
+    from npu_isa.disasm import disassemble
+
+    _put(disassemble(load(args.binary)), args.output)
+    return 0
+
+
+def asm_command(args: argparse.Namespace) -> int:
+    """Assemble a program, check it and write the binary."""
+    from npu_isa.asm import assemble
+    from npu_isa.check import check_binary
+
+    try:
+        text = sys.stdin.read() if args.source == "-" else Path(args.source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(
+            f"cannot read: {reason}", args.source, "give an assembly file, as `npu disasm` writes it"
+        ) from None
+    binary = assemble(text, args.source)
+    check_binary(binary)
+    save(binary, args.output)
+    return 0
+
+
+def inspect_command(args: argparse.Namespace) -> int:
+    """Summarize a binary and check it; 1 if the program is wrong."""
+    from npu_runtime.inspecting import summary
+
+    binary = load(args.binary)
+    text, fault = summary(binary, Path(args.binary).stat().st_size)
+    _put(text, None)
+    if fault is not None:
+        raise fault
+    return 0
+
+
+def hardware_list_command(args: argparse.Namespace) -> int:
+    """List the shipped machines."""
+    rows = []
+    for name in SHIPPED:
+        m = load_machine(name)
+        rows.append(
+            {
+                "name": name,
+                "array": f"{m.array_rows}x{m.array_cols}",
+                "int8 / int4 GMAC/s": f"{m.array_rows * m.array_cols * m.clock_hz / 1e9:,.0f} / "
+                f"{2 * m.array_rows * m.array_cols * m.clock_hz / 1e9:,.0f}",
+                "activations KiB": 4 * m.act_region_bytes // 1024,
+                "weights KiB": m.weight_memory_bytes // 1024,
+                "DRAM B/cycle": m.dram_bytes_per_cycle,
+                "clock MHz": round(m.clock_hz / 1e6),
+            }
+        )
+    _put(text_table(rows), None)
+    return 0
+
+
+def hardware_show_command(args: argparse.Namespace) -> int:
+    """Print a machine as TOML."""
+    load_machine(args.name)
+    _put(machine_text(args.name), None)
+    return 0
+
+
+def hardware_check_command(args: argparse.Namespace) -> int:
+    """Check a machine description."""
+    machine = load_machine(args.file)
+    _put(f"{args.file}: {machine.name} is consistent (hash {machine.hash()[:16]})\n", None)
+    return 0
