@@ -1,5 +1,8 @@
 """The faults of the stack: what is wrong, where, and the way out."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class NpuError(Exception):
     """The input is wrong. Anything else that escapes is a bug of this tool.
@@ -58,3 +61,9 @@ class DataError(NpuError):
 
 class CompileError(NpuError):
     """The model does not fit the machine described."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question with the known word nearest to a wrong one, or "" if none is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else ""

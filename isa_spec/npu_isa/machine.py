@@ -1,6 +1,5 @@
 """The machine description: sizes and speeds of one design point, read from TOML and checked as a whole."""
 
-import difflib
 import hashlib
 import json
 import math
@@ -9,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 
-from npu_isa.errors import MachineError
+from npu_isa.errors import MachineError, did_you_mean
 
 WORD_BYTES = 16  # one group of 16 channels of one pixel
 SEGMENT_ROWS = 8
@@ -194,8 +193,8 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
     found = []
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            found.append(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            near = did_you_mean(key, known)
+            found.append(f"unknown key {key!r}" + (f", {near}" if near else ""))
     values: dict[str, object] = {}
     for key in known:
         want = {"name": str, "clock_hz": float}.get(key, int)
@@ -240,8 +239,8 @@ def machine_text(name_or_path: str | Path) -> str:
     try:
         return Path(name_or_path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        near = difflib.get_close_matches(name, SHIPPED, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = did_you_mean(name, SHIPPED)
+        hint = f"{near} " if near else ""
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise MachineError(
             f"cannot read the machine description: {reason}",

@@ -124,6 +124,8 @@ class _Reader:
 
     def get(self, key: str, ok: Callable[[Any], bool], what: str) -> Any:
         value = self.data.get(key)
+        if key not in self.data:
+            raise FieldError(f"{self.name}{key} is missing: must be {what}", f"{self.name}{key}")
         if not ok(value):
             raise FieldError(f"{self.name}{key} = {str(value)[:60]!r}: must be {what}", f"{self.name}{key}")
         return value
