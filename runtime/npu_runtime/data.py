@@ -204,11 +204,15 @@ class PreprocessOptions:
     def __post_init__(self) -> None:
         numbers = (self.pixel_scale, *self.mean, *self.std)
         if not all(np.isfinite(v) for v in numbers) or 0.0 in self.std or self.pixel_scale == 0:
-            raise DataError("mean, std and pixel scale must be finite numbers, std and pixel scale not 0")
+            raise DataError(
+                "mean, std and pixel scale must be finite numbers, std and pixel scale not 0",
+                hint="a pixel p becomes (p * pixel_scale - mean) / std; leave std out for 1",
+            )
         for name, value in (("resize", self.resize), ("crop", self.crop)):
             if len(value) > 2 or any(v < 1 for v in value):
                 raise DataError(
-                    f"{name} = {list(value)}: give HEIGHT,WIDTH in pixels" + (" or one side" * (name == "resize"))
+                    f"{name} = {list(value)}: must be one or two positive numbers of pixels",
+                    hint=f"--{name} HEIGHT,WIDTH, or one number: the shorter side of a resize, both sides of a crop",
                 )
 
     @property

@@ -1,0 +1,106 @@
+"""Accuracy over a data set, and what a run's rows say."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from npu_compiler import golden
+from npu_isa.errors import DataError, NpuError
+from npu_runtime.data import Dataset
+from npu_runtime.evaluate import RUN_SCHEMA, evaluate
+from npu_runtime.explain import matrix_macs, use_of, where_it_went
+
+PROMISED = {
+    "ratio_percent",
+    "images",
+    "top1_percent",
+    "total_cycles",
+    "latency_us",
+    "dram_bytes",
+    "matrix_utilization_percent",
+}
+
+
+def golden_scores(digits, session, images):
+    tensor = digits.quantized.tensors[digits.quantized.output]
+    out = golden.run(digits.quantized, session.prepare(images), session.boundaries)[tensor.name][:, 0, 0]
+    return out[:, [tensor.channel_map.index(c) for c in range(10)]]
+
+
+@pytest.mark.parametrize("ratio", [0, 100])
+def test_top1_and_top5_are_those_of_the_golden_model(digits, session, images, ratio):
+    row = evaluate(session, images, [ratio]).rows[0]
+    scores = golden_scores(digits, session, images.images)
+    rank = (scores > np.take_along_axis(scores, images.labels[:, None], 1)).sum(axis=1)
+    ties = (scores == np.take_along_axis(scores, images.labels[:, None], 1)).sum(axis=1)
+    assert (ties == 1).all(), "a tie needs another expectation"
+    assert row.top1_percent == pytest.approx(100 * (rank == 0).mean())
+    assert row.top5_percent == pytest.approx(100 * (rank < 5).mean())
+    assert row.images == len(images)
+
+
+def test_rows_follow_from_the_timing(session):
+    report = evaluate(session, None, [0, 50, 100])
+    for row in report.rows:
+        session.set_ratio(row.ratio_percent)
+        timing = session.timing()
+        assert row.total_cycles == timing.total_cycles == timing.end.max()
+        assert row.dram_bytes == timing.dram_bytes.sum()
+        assert row.speedup == pytest.approx(report.rows[0].total_cycles / row.total_cycles, abs=1e-4)
+        macs, low = matrix_macs(session), session.low_macs
+        pes = session.binary.machine.array_rows * session.binary.machine.array_cols
+        useful = 100 * (macs - low / 2) / (pes * timing.total_cycles)
+        assert row.matrix_utilization_percent == pytest.approx(useful, abs=0.01)
+        assert use_of(session).total == 2 * pes * timing.total_cycles
+        assert (row.images, row.top1_percent, row.top5_percent) == (0, None, None)
+    assert report.rows[0].speedup == report.rows[0].ideal_speedup == 1.0
+    assert 1.5 < report.rows[2].ideal_speedup <= 2.0
+
+
+def test_json_has_what_is_promised_and_csv_says_the_same(session, images):
+    report = evaluate(session, images, [0, 100])
+    body = json.loads(report.to_json())
+    assert body["schema"] == RUN_SCHEMA
+    assert set(body["rows"][0]) >= PROMISED
+    lines = report.to_csv().splitlines()
+    head = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    assert head["schema"] == RUN_SCHEMA
+    assert head["binary_sha256"] == body["provenance"]["binary_sha256"]
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    for row, expected in zip(rows, body["rows"], strict=True):
+        assert {k: float(v) for k, v in row.items()} == pytest.approx(expected)
+
+
+def test_equal_runs_give_equal_text_and_progress_counts_every_image(digits, session, images):
+    moved = []
+    first = evaluate(session, images, [0, 25], moved.append)
+    assert sum(moved) == 2 * len(images)
+    assert first.to_json() == evaluate(session, images, [0, 25]).to_json()
+
+
+def test_images_without_labels_have_no_accuracy(session, images):
+    row = evaluate(session, Dataset(images.images, None), [0]).rows[0]
+    assert (row.images, row.top1_percent) == (len(images), None)
+    assert ",,," in evaluate(session, None, [0]).to_csv()  # missing is empty, never 0
+
+
+def test_labels_of_another_data_set_are_refused(session, images):
+    with pytest.raises(DataError, match=r"labels are 0\.\.10, the model has 10 classes"):
+        evaluate(session, replace(images, labels=np.array([0, 10] * 20)), [0])
+
+
+def test_ratio_outside_is_refused(session):
+    with pytest.raises(NpuError, match="outside"):
+        evaluate(session, None, [120])
+
+
+def test_explanation_adds_up(session):
+    session.set_ratio(100)
+    text = where_it_went(session)
+    parts = [line.split() for line in text.splitlines() if line.startswith("  ") and "%" in line]
+    assert [p[0] for p in parts] == ["useful", "padding", "bank", "weights", "waiting"]
+    total = session.timing().total_cycles
+    assert sum(int(p[2].replace(",", "")) for p in parts) == pytest.approx(total, abs=3)  # each is rounded
+    assert f"{total:,} cycles" in text
