@@ -10,6 +10,8 @@ from npu_compiler.graph import Act, Activation, Add, Affine, Channels, Concat, C
 
 F = NDArray[Any]
 
+BLOCK_ELEMENTS = 1 << 19  # of the unfolded windows of a block of images: they stay in a processor's cache
+
 
 def evaluate(graph: Graph, x: NDArray[np.float32], keep: bool = False) -> dict[str, F]:
     """Evaluate a batch.
@@ -45,10 +47,7 @@ def _node(graph: Graph, node: Node, values: dict[str, F]) -> F:
         case Add():
             return activate(values[node.a] + values[node.b], node.act)
         case Pool():
-            outside = -np.inf if node.kind == "max" else 0.0
-            windows = _windows(values[node.src], node.kernel, node.stride, node.pads, node.dilation, outside)
-            pooled: F = windows.max(axis=(-2, -1)) if node.kind == "max" else windows.mean(axis=(-2, -1))
-            return pooled
+            return _pool(node, values[node.src])
         case Concat():
             return np.concatenate([values[s] for s in node.srcs], axis=1)
         case Crop():
@@ -100,13 +99,40 @@ def _conv(node: Conv, x: F) -> F:
     kernel = (node.weight.shape[2], node.weight.shape[3])
     windows = _windows(x, kernel, node.stride, node.pads, node.dilation, 0.0)
     n, channels, height, width = windows.shape[:4]
-    bias = node.bias[:, None, None]
-    if node.groups == channels == len(node.weight):
-        return np.asarray(np.einsum("nchwyx,cyx->nchw", windows, node.weight[:, 0]) + bias, np.float32)
-    parts = []
-    for group in range(node.groups):
-        some, outs = channels // node.groups, len(node.weight) // node.groups
-        mine = windows[:, group * some : (group + 1) * some].transpose(0, 2, 3, 1, 4, 5).reshape(n * height * width, -1)
-        weight = node.weight[group * outs : (group + 1) * outs].reshape(outs, -1)
-        parts.append((mine @ weight.T).reshape(n, height, width, outs))
-    return np.ascontiguousarray(np.concatenate(parts, axis=-1).transpose(0, 3, 1, 2)) + bias
+    y = np.empty((n, len(node.weight), height, width), np.float32)
+    step = max(1, BLOCK_ELEMENTS // windows[0].size)
+    for first in range(0, n, step):
+        part = slice(first, first + step)
+        if node.groups == channels == len(node.weight):
+            _depthwise(windows[part], node.weight[:, 0], y[part])
+        else:
+            _dense(windows[part], node.weight, node.groups, y[part])
+    y += node.bias[:, None, None]
+    return y
+
+
+def _pool(node: Pool, x: F) -> F:
+    outside = -np.inf if node.kind == "max" else 0.0
+    windows = _windows(x, node.kernel, node.stride, node.pads, node.dilation, outside)
+    y = np.array(windows[..., 0, 0])
+    combine = np.maximum if node.kind == "max" else np.add
+    for ky, kx in list(np.ndindex(node.kernel))[1:]:
+        combine(y, windows[..., ky, kx], out=y)
+    return y if node.kind == "max" else y * np.float32(1 / (node.kernel[0] * node.kernel[1]))
+
+
+def _dense(windows: F, weight: F, groups: int, y: F) -> None:
+    """Write the sums of a block of images to `y`: columns of the windows, then one product per image and group."""
+    n, channels, height, width, kh, kw = windows.shape
+    columns = np.ascontiguousarray(windows.transpose(0, 1, 4, 5, 2, 3)).reshape(n, groups, -1, height * width)
+    matrix = weight.reshape(groups, len(weight) // groups, -1)
+    np.matmul(matrix, columns, out=y.reshape(n, groups, -1, height * width))
+
+
+def _depthwise(windows: F, weight: F, y: F) -> None:
+    """Write the sums of a block of images to `y`, tap by tap."""
+    y[...] = 0
+    product = np.empty_like(y)
+    for ky, kx in np.ndindex(weight.shape[1:]):
+        np.multiply(windows[..., ky, kx], weight[:, ky, kx, None, None], out=product)
+        y += product

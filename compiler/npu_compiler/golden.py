@@ -5,6 +5,8 @@ matrices run in floating point whose mantissa holds every sum exactly, which is 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from npu_compiler.qgraph import GROUP, QConcat, QConv, QFold, QNode, QTensor, Qu
 Ints = NDArray[Any]
 
 INT32 = np.iinfo(np.int32)
+BLOCK_ELEMENTS = 1 << 19  # of the gathered windows of a block of images: they stay in a processor's cache
 
 
 def run(
@@ -79,79 +82,130 @@ def run_node(graph: QuantizedGraph, node: QNode, values: dict[str, Ints], bounda
     Returns:
         the output's values, int16, shape (N, height, width, channels).
     """
-    out = graph.tensors[node.out]
+    out, x = graph.tensors[node.out], values[node.inputs[0]]
     match node:
         case QFold():
-            return _fold(values[node.src], node.window, out)
+            return _fold(x, node.window, out)
         case QConcat():
             return np.concatenate([values[s] for s in node.srcs], axis=3)
         case QConv():
-            acc = conv_sums(node, values[node.src], graph.tensors[node.src], out, boundary)
+            sums = partial(_conv_sums, node, out, _operands(node, graph.tensors[node.src], boundary))
             bias = node.epilogue.bias if node.lowering is None else node.lowering.bias_rows[boundary]
+            depth = node.weight[0].size
         case QWindow():
-            acc, bias = _window_sums(node, values[node.src], out), node.epilogue.bias
+            sums, bias, depth = partial(_window_sums, node, out), node.epilogue.bias, out.channels
         case _:
             raise TypeError(type(node).__name__)
-    e = node.epilogue
-    for total in (acc, acc + bias.astype(np.int64)):
-        assert total.min(initial=0) >= INT32.min, node.name
-        assert total.max(initial=0) <= INT32.max, node.name
+    assert out.limits[0] <= node.epilogue.low <= node.epilogue.high <= out.limits[1], node.name
     residual = None if node.residual is None else values[node.residual]
-    y = requantize(acc, bias, e.mult, e.shift, e.low, e.high, residual, e.mult2, leaky=e.leaky)
-    low, high = out.limits
-    assert low <= e.low <= e.high <= high, node.name
-    return y.astype(np.int16)
+    y = np.empty((len(x), out.height, out.width, out.channels), np.int16)
+    step = max(1, BLOCK_ELEMENTS // (out.height * out.width * depth))
+    for first in range(0, len(x), step):
+        block = slice(first, first + step)
+        y[block] = _finish(node, sums(x[block]), bias, None if residual is None else residual[block])
+    return y
 
 
-def operands(node: QConv, x: Ints, src: QTensor, boundary: int) -> tuple[Ints, Ints]:
-    """Return activations and weights with the places below the boundary lowered, in the shapes given."""
-    if node.lowering is None or boundary == 0:
-        return x, node.weight
-    x, weight = x.copy(), node.weight.astype(np.int16)
-    for place in range(boundary):
-        first = node.lowering.order[place] * GROUP
-        span = slice(first, first + GROUP)
-        x[..., span] = lower(x[..., span], node.lowering.act_shift[place], unsigned=not src.signed)
-        shift = node.lowering.wgt_shift[place][:, None, None, None]
-        weight[..., span] = lower(weight[..., span], shift, unsigned=False)
-    return x, weight
+def _finish(node: QConv | QWindow, acc: Ints, bias: Ints, residual: Ints | None) -> Ints:
+    """Requantize sums of a block of images; none may leave the accumulator's 32 bits, with or without bias."""
+    least, most = (edge(axis=(0, 1, 2)).astype(np.int64) for edge in (acc.min, acc.max))
+    assert min(least.min(), (least + bias).min()) >= INT32.min, node.name
+    assert max(most.max(), (most + bias).max()) <= INT32.max, node.name
+    e = node.epilogue
+    return requantize(acc, bias, e.mult, e.shift, e.low, e.high, residual, e.mult2, leaky=e.leaky)
 
 
-def conv_sums(node: QConv, x: Ints, src: QTensor, out: QTensor, boundary: int) -> Ints:
-    """Return the accumulators of a convolution, int64, shape (N, out height, out width, out channels)."""
-    x, weight = operands(node, x, src, boundary)
+@dataclass(frozen=True)
+class _Operands:
+    """A convolution's weights at one boundary, and what happens to its activations.
+
+    Attributes:
+        matrix: whole numbers in float32, shape (taps * in channels, out channels).
+        parts: rows of the matrix whose sums float32 holds exactly.
+        lowered: channels of the input that are lowered; shift: the position of each.
+        unsigned: of the input.
+    """
+
+    matrix: Ints
+    parts: tuple[slice, ...]
+    lowered: Ints
+    shift: Ints
+    unsigned: bool
+
+
+def _operands(node: QConv, src: QTensor, boundary: int) -> _Operands:
+    weight = node.weight.astype(np.int16)
+    channels: list[int] = []
+    shifts: list[int] = []
+    if node.lowering is not None:
+        for place in range(boundary):
+            first = node.lowering.order[place] * GROUP
+            span = slice(first, first + GROUP)
+            of_outputs = node.lowering.wgt_shift[place][:, None, None, None]
+            weight[..., span] = lower(weight[..., span], of_outputs, unsigned=False)
+            channels += range(first, first + GROUP)
+            shifts += [node.lowering.act_shift[place]] * GROUP
+    matrix = weight.reshape(len(weight), -1).T.astype(np.float32)
+    parts = exact_parts(matrix, 128 if src.signed else 255)
+    return _Operands(matrix, parts, np.array(channels, np.int64), np.array(shifts, np.int64), not src.signed)
+
+
+def exact_parts(matrix: Ints, largest: int) -> tuple[slice, ...]:
+    """Cut the rows of a weight matrix into the longest parts whose sums float32 holds exactly: all below 2^24.
+
+    Args:
+        matrix: whole numbers up to 255, shape (depth, outputs).
+        largest: largest magnitude that a weight is multiplied with, up to 255.
+    """
+    if np.abs(matrix).sum(axis=0).max() * largest < 1 << 24:
+        return (slice(0, len(matrix)),)
+    reach = np.cumsum(np.abs(matrix), axis=0, dtype=np.float64) * largest
+    parts: list[slice] = []
+    start, base = 0, np.zeros_like(reach[0])
+    while start < len(matrix):
+        end = int((reach - base < 1 << 24).all(axis=1).sum())
+        parts.append(slice(start, end))
+        start, base = end, reach[end - 1]
+    return tuple(parts)
+
+
+def _conv_sums(node: QConv, out: QTensor, use: _Operands, x: Ints) -> Ints:
+    """Return the accumulators of a block of images, int64, shape (N, out height, out width, out channels)."""
     kh, kw = node.window.kernel
-    # a sum of one tap's channels: exact in float32 below 2^24, else in float64
-    bound = int(np.abs(x).max(initial=0)) * int(np.abs(weight.astype(np.int64)).sum(axis=3).max())
-    assert bound < 1 << 53, node.name
-    exact = np.float32 if bound < 1 << 24 else np.float64
-    padded = _padded(x.astype(exact), node.window, out, 0)
-    taps = weight.astype(exact)
-    acc = np.zeros((len(x), out.height, out.width, out.channels), np.int64)
-    for ky in range(kh):
-        for kx in range(kw):
-            if taps[:, ky, kx].any():
-                window = np.ascontiguousarray(_tap(padded, node.window, out, ky, kx))
-                acc += (window @ taps[:, ky, kx].T).astype(np.int64)
-    return acc
+    if use.lowered.size:
+        x = x.copy()
+        x[..., use.lowered] = lower(x[..., use.lowered], use.shift, unsigned=use.unsigned)
+    padded = _padded(x.astype(np.float32), node.window, out, 0)
+    taps = [_tap(padded, node.window, out, ky, kx) for ky in range(kh) for kx in range(kw)]
+    rows = np.concatenate(taps, axis=3).reshape(-1, len(use.matrix))
+    acc, *more = ((rows[:, part] @ use.matrix[part]).astype(np.int64) for part in use.parts)
+    for sums in more:
+        acc += sums
+    return acc.reshape(len(x), out.height, out.width, out.channels)
 
 
-def _window_sums(node: QWindow, x: Ints, out: QTensor) -> Ints:
+def _window_sums(node: QWindow, out: QTensor, x: Ints) -> Ints:
+    """Return the sums, or maxima, of a block of images, shape (N, out height, out width, channels).
+
+    They are int32 if that holds them whatever the values are, else int64.
+    """
     kh, kw = node.window.kernel
     largest = node.kind == "max"
-    padded = _padded(x.astype(np.int32), node.window, out, INT32.min if largest else 0)
-    acc = np.full((len(x), out.height, out.width, out.channels), INT32.min if largest else 0, np.int64)
+    bound = kh * kw * 255 * (128 if node.kind == "mac" else 1)
+    exact = np.int32 if bound < 1 << 31 else np.int64
+    padded = _padded(x.astype(exact), node.window, out, INT32.min if largest else 0)
+    acc = np.full((len(x), out.height, out.width, out.channels), INT32.min if largest else 0, exact)
     for ky in range(kh):
         for kx in range(kw):
             tap = _tap(padded, node.window, out, ky, kx)
             match node.kind:
                 case "max":
-                    acc = np.maximum(acc, tap)
+                    np.maximum(acc, tap, out=acc)
                 case "sum":
                     acc += tap
                 case "mac":
                     assert node.weight is not None
-                    acc += tap * node.weight[:, ky, kx].astype(np.int64)
+                    acc += tap * node.weight[:, ky, kx].astype(exact)
     return acc
 
 

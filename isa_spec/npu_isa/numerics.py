@@ -60,10 +60,12 @@ def requantize(
     shift = np.asarray(shift, dtype=np.int64)
     if leaky:
         assert mult2 is not None
-        value = value * np.where(value < 0, np.asarray(mult2, dtype=np.int64), mult)
+        value *= np.where(value < 0, np.asarray(mult2, dtype=np.int64), mult)
     else:
-        value = value * mult
+        value *= mult
     if residual is not None:
         assert mult2 is not None
-        value = value + np.asarray(residual, dtype=np.int64) * np.asarray(mult2, dtype=np.int64)
-    return np.clip((value + (np.int64(1) << (shift - 1))) >> shift, low, high)
+        value += np.asarray(residual, dtype=np.int64) * np.asarray(mult2, dtype=np.int64)
+    value += np.int64(1) << (shift - 1)
+    value >>= shift
+    return np.clip(value, low, high)
