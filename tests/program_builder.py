@@ -323,7 +323,7 @@ class Builder:
     def put_vgeom(
         self, source: int, window: dict, src: Tensor | None, out: Tensor, res: Tensor | None, wide: int
     ) -> None:
-        low, high = [(-128, 127), (0, 255), (0, 60), (-7, 127)][self.number(0, 3)]
+        low, high = [(-128, 127), (0, 255), (0, 60), (-7, 127), (3, 200), (-100, -2)][self.number(0, 5)]
         if wide:
             low, high = [(-32768, 32767), (-300, 5000)][self.number(0, 1)]
         self.put(

@@ -1,0 +1,87 @@
+"""What the random programs cover: a comparison over programs that lack a variant says nothing about it."""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from npu_isa.ops import Conv, Instruction
+from npu_isa.tables import BY_NAME, ENGINES, Operand
+
+from tests.programs import RandomProgram, random_machine, random_program
+from tests.value_models import random_images, simulated
+
+SEEDS = 150
+PLACES = ("addr", "base", "pitch", "run", "lanes")  # operands whose least value says nothing special
+
+
+@pytest.fixture(scope="module")
+def programs() -> list[RandomProgram]:
+    made = []
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        made.append(random_program(rng, random_machine(rng), 2))
+    return made
+
+
+def values_of(instructions: list[Instruction]) -> dict[tuple[str, str], set[int]]:
+    """Return the values that each operand of each instruction has."""
+    found: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for ins in instructions:
+        for name, value in ins.operands.items():
+            found[ins.name, name].update(value if isinstance(value, tuple) else (value,))
+    return found
+
+
+def lacking(operand: Operand, values: set[int]) -> str | None:
+    """Return what the values of an operand lack, if anything."""
+    if operand.most - operand.least < 8:
+        missing = set(range(operand.least, operand.most + 1)) - values
+        return f"values {missing}" if missing else None
+    if operand.signed:
+        return None if min(values) < 0 < max(values) else "a sign"
+    if operand.least not in values and not operand.name.endswith(PLACES):
+        return f"the least value, {operand.least}"
+    return "different values" if len(values) < 2 else None
+
+
+def test_every_operand_of_every_instruction_varies(programs):
+    found = values_of([i for p in programs for i in p.instructions])
+    for name, spec in BY_NAME.items():
+        for operand in spec.operands:
+            lack = lacking(operand, found[name, operand.name])
+            assert lack is None, f"{name} {operand.name} lacks {lack}"
+
+
+def test_every_instruction_takes_from_and_gives_to_every_other_engine(programs):
+    for name, spec in BY_NAME.items():
+        others = [e for e, engine in enumerate(ENGINES) if engine != spec.engine]
+        for mask in ("pop", "push") if spec.operands else ():
+            seen = {getattr(i, mask) for p in programs for i in p.instructions if i.name == name}
+            for e in others:
+                assert {value >> e & 1 for value in seen} == {0, 1}, f"{name} {mask} {ENGINES[e]}"
+
+
+def test_boundaries_cut_convs_everywhere(programs):
+    """None, some and all places of a conv in 4 bits; convs wholly below or above a boundary inside the layer."""
+    seen = set()
+    for p in programs:
+        for op in p.ops:
+            if isinstance(op, Conv):
+                for b in p.legal.get(op.geom.register, (0,)):
+                    low = op.low_places(b)
+                    seen.add(("none" if low == 0 else "all" if low == op.group_count else "some", op.group_first > 0))
+    assert seen == {(part, later) for part in ("none", "some", "all") for later in (False, True)}
+
+
+def test_values_depend_on_the_image_and_lie_inside_the_clamps(programs):
+    """A comparison of saturated or constant values would not see a wrong sum."""
+    total = inside = varying = 0
+    for seed, p in enumerate(programs[:80]):
+        rng = np.random.default_rng(seed)
+        for index, v in simulated(p, p.boundaries(rng), random_images(rng, p, 3)).vecs:
+            g = p.ops[index].geom
+            total += v[0].size
+            inside += int(((g.clamp_low < v[0]) & (v[0] < g.clamp_high)).sum())
+            varying += int((v != v[0]).any(axis=0).sum())
+    assert inside > 0.4 * total
+    assert varying > 0.25 * total
