@@ -36,6 +36,7 @@ READABLE = {  # terminals as errors name them
     "$END": "the end of the line",
 }
 _WORD = re.compile(r"\.?\w+")
+_HEX_LINE = re.compile(r"\s*([0-9a-fA-F]+\s*:)?[0-9a-fA-F\s]*(;|$)")
 _NOT_HEX = re.compile(r"[^0-9a-fA-F\s]")
 
 
@@ -81,6 +82,7 @@ def _read(lines: list[str], draft: Draft) -> Iterator[tuple[int, WrongError]]:
             continue
         try:
             if bare.startswith(DATA):
+                data = bytearray()  # takes the bytes of a block that is not known
                 data = _data_block(line, draft)
             elif data is None:
                 draft.add(_parse(line), number)
@@ -144,6 +146,8 @@ def _unreadable(line: str, error: UnexpectedInput) -> WrongError:
     expected = set(allowed or ())
     found = _WORD.match(line, column - 1)
     word = found[0] if found else ""
+    if "MNEMONIC" in expected and _HEX_LINE.match(line):
+        return WrongError(column, "bytes outside a block of data", f"put {DATA} {DATA_BLOCKS[-1]} before")
     if word and "MNEMONIC" in expected:
         kind = "directive" if word.startswith(".") else "instruction"
         hint = did_you_mean(word, HEADS) or f"there are {', '.join(HEADS)}"
@@ -153,7 +157,7 @@ def _unreadable(line: str, error: UnexpectedInput) -> WrongError:
         assert head is not None
         return unknown_name(column, head[0], word)
     wanted = sorted(READABLE[t] for t in expected if t in READABLE)
-    return WrongError(column, "cannot read this", f"expected: {'   or   '.join(wanted)}" if wanted else "")
+    return WrongError(column, "cannot read this", f"expected: {' or '.join(wanted)}" if wanted else "")
 
 
 # -- data blocks

@@ -14,7 +14,7 @@ from npu_isa.machine import SHIPPED, load_machine, machine_from_dict
 from npu_isa.manifest import KINDS, PER_INSTRUCTION
 from npu_isa.ops import Instruction
 from npu_isa.syntax import CHANNEL, NAMES, TOKENS
-from npu_isa.tables import BY_NAME, ENGINES, ISA_HASH, InstructionSpec, Operand
+from npu_isa.tables import BY_NAME, ENGINES, FRONT, ISA_HASH, InstructionSpec, Operand
 
 DEFAULT_MACHINE = "npu32"
 STEP_KEYS = NAMES[".step"]
@@ -311,8 +311,9 @@ def _operand(operand: Operand, item: Item | None, column: int) -> int | tuple[in
     if item is not None:
         column = item.value_column or item.column
         if isinstance(item.value, list) != bool(operand.repeat):
-            form = f"[a list of at most {operand.repeat}]" if operand.repeat else "one value"
-            raise WrongError(column, f"{operand.name} takes {form}")
+            form = f"a list of at most {operand.repeat} numbers" if operand.repeat else "one value"
+            example = f"{operand.name}=[1, 2]" if operand.repeat else f"{operand.name}=1"
+            raise WrongError(column, f"{operand.name} takes {form}", f"as in {example}")
     numbers = [_number(operand, value, column) for value in values]
     numbers += [operand.default] * (operand.elements - len(numbers))
     wrong = operand_problem(operand, numbers)
@@ -342,11 +343,9 @@ def _engines(spec: InstructionSpec, item: Item) -> int:
             near = did_you_mean(word, ENGINES)
             raise WrongError(item.value_column, f"no engine {word!r}", near or f"there are {', '.join(ENGINES)}")
         mask |= 1 << ENGINES.index(word)
-    wrong = token_problem(spec, mask) if words else "not engines"
+    wrong = token_problem(spec, mask) if words else "not names of engines"
     if wrong is not None:
-        raise WrongError(
-            item.value_column,
-            f"{item.name}: {wrong}",
-            f"{spec.name} runs on {spec.engine}; name others, as in {ENGINES[0]}+{ENGINES[-1]}",
-        )
+        others = [engine for engine in ENGINES if engine != spec.engine]
+        hint = f"leave {item.name} out" if spec.engine == FRONT else f"as in {item.name}={'+'.join(others[:2])}"
+        raise WrongError(item.value_column, f"{item.name}: {wrong}", hint)
     return mask

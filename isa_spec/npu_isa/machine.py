@@ -189,7 +189,8 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
     Raises:
         MachineError: naming every problem found in `data`.
     """
-    known = {f.name: f.type for f in fields(MachineConfig)}
+    known = [f.name for f in fields(MachineConfig)]
+    kinds = {int: "a whole number", float: "a number", str: "a text"}
     found = []
     for key in data:
         if key not in known:
@@ -205,7 +206,7 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
         if want is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 1 << 62 else math.inf
         if not isinstance(value, want) or isinstance(value, bool):
-            found.append(f"{key} = {value!r}: must be {'a whole number' if want is int else want.__name__}")
+            found.append(f"{key} = {value!r}: must be {kinds[want]}")
         values[key] = value
     if found:
         text = f"{len(found)} problem(s):\n" + "\n".join(f"  - {p}" for p in found)

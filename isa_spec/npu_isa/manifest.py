@@ -127,7 +127,7 @@ class _Reader:
         if key not in self.data:
             raise FieldError(f"{self.name}{key} is missing: must be {what}", f"{self.name}{key}")
         if not ok(value):
-            raise FieldError(f"{self.name}{key} = {str(value)[:60]!r}: must be {what}", f"{self.name}{key}")
+            raise FieldError(f"{self.name}{key} = {repr(value)[:60]}: must be {what}", f"{self.name}{key}")
         return value
 
     def need(self, ok: bool, key: str, text: str) -> None:

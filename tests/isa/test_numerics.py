@@ -1,0 +1,95 @@
+"""The shared arithmetic against plain Python integers: every 8-bit input, and the extremes of 32-bit sums."""
+
+from fractions import Fraction
+from itertools import product
+from math import floor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from npu_isa.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER, lower, requantize, round_shift
+
+BYTES = np.arange(-128, 256)
+INT32 = (-(1 << 31), (1 << 31) - 1)
+
+
+def nearest(value: int, shift: int) -> int:
+    """value / 2^shift rounded to the nearest integer, halves up."""
+    return value if shift == 0 else floor(Fraction(value, 1 << shift) + Fraction(1, 2))
+
+
+@pytest.mark.parametrize("shift", range(9))
+def test_round_shift_of_every_byte(shift):
+    assert round_shift(BYTES, shift).tolist() == [nearest(q, shift) for q in BYTES.tolist()]
+
+
+def test_round_shift_by_a_position_each():
+    q, s = np.meshgrid(BYTES, np.arange(9))
+    assert round_shift(q, s).tolist() == [[nearest(q, s) for q in BYTES.tolist()] for s in range(9)]
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("shift", range(MAX_SHIFT_LOWER + 1))
+def test_lower_of_every_byte(shift, unsigned):
+    values = np.arange(256) if unsigned else np.arange(-128, 128)
+    low, high = (0, 15) if unsigned else (-8, 7)
+    expected = [min(max(nearest(q, shift), low), high) * 2**shift for q in values.tolist()]
+    assert lower(values, shift, unsigned=unsigned).tolist() == expected
+    assert min(expected) >= values.min()
+    assert max(expected) <= values.max()  # the code stands for an 8-bit value again
+
+
+def scaled(acc, bias, mult, shift, low, high, residual=0, mult2=0, leaky=False):
+    """The rule of the microarchitecture page, one element, in exact integers."""
+    total = acc + bias
+    product_ = total * (mult2 if leaky and total < 0 else mult) + (0 if leaky else residual * mult2)
+    return min(max(nearest(product_, shift), low), high)
+
+
+@pytest.mark.parametrize("shift", range(1, MAX_SHIFT + 1))
+def test_requantize_of_every_byte(shift):
+    for mult in (0, 1, 3, 0x5555, MAX_MULTIPLIER):
+        got = requantize(BYTES, np.int64(0), np.int64(mult), np.int64(shift), -128, 127)
+        assert got.tolist() == [scaled(q, 0, mult, shift, -128, 127) for q in BYTES.tolist()]
+
+
+def test_requantize_at_the_extremes():
+    corners = product(INT32, INT32, (0, 1, MAX_MULTIPLIER), (1, 16, MAX_SHIFT), (-128, 255), (0, MAX_MULTIPLIER))
+    for acc, bias, mult, shift, residual, mult2 in corners:
+        arguments = [np.array([v]) for v in (acc, bias, mult, shift)]
+        limits = (-(1 << 15), (1 << 15) - 1)
+        second = np.array([mult2])
+        assert requantize(*arguments, *limits).tolist() == [scaled(acc, bias, mult, shift, *limits)]
+        got = requantize(*arguments, *limits, np.array([residual]), second)
+        assert got.tolist() == [scaled(acc, bias, mult, shift, *limits, residual, mult2)]
+        got = requantize(*arguments, *limits, mult2=second, leaky=True)
+        assert got.tolist() == [scaled(acc, bias, mult, shift, *limits, mult2=mult2, leaky=True)]
+
+
+@given(
+    st.integers(*INT32),
+    st.integers(*INT32),
+    st.integers(0, MAX_MULTIPLIER),
+    st.integers(1, MAX_SHIFT),
+    st.integers(-128, 255),
+    st.integers(0, MAX_MULTIPLIER),
+    st.sampled_from([(-128, 127), (0, 255), (-(1 << 15), (1 << 15) - 1), (3, 3)]),
+    st.sampled_from(["plain", "residual", "leaky"]),
+)
+def test_requantize_of_anything(acc, bias, mult, shift, residual, mult2, limits, kind):
+    arguments = [np.array([v]) for v in (acc, bias, mult, shift)]
+    more = {
+        "plain": {},
+        "residual": {"residual": np.array([residual]), "mult2": np.array([mult2])},
+        "leaky": {"mult2": np.array([mult2]), "leaky": True},
+    }[kind]
+    plain = {name: value if name == "leaky" else int(value[0]) for name, value in more.items()}
+    assert requantize(*arguments, *limits, **more).tolist() == [scaled(acc, bias, mult, shift, *limits, **plain)]
+
+
+def test_requantize_has_its_channels_on_the_last_axis():
+    acc = np.arange(12).reshape(2, 2, 3)
+    got = requantize(acc, np.array([0, 10, 20]), np.array([1, 2, 3]), np.array([1, 1, 2]), -128, 127)
+    expected = [[[scaled(a, 10 * c, c + 1, (1, 1, 2)[c], -128, 127) for c, a in enumerate(p)] for p in r] for r in acc]
+    assert got.tolist() == expected
