@@ -83,7 +83,7 @@ def _read(lines: list[str], draft: Draft) -> Iterator[tuple[int, WrongError]]:
         try:
             if bare.startswith(DATA):
                 data = bytearray()  # takes the bytes of a block that is not known
-                data = _data_block(line, draft)
+                data = _data_block(line, number, draft)
             elif data is None:
                 draft.add(_parse(line), number)
             else:
@@ -163,14 +163,14 @@ def _unreadable(line: str, error: UnexpectedInput) -> WrongError:
 # -- data blocks
 
 
-def _data_block(line: str, draft: Draft) -> bytearray:
+def _data_block(line: str, number: int, draft: Draft) -> bytearray:
     words = line.partition(";")[0].split()
     if words[0] != DATA or len(words) != 2 or words[1] not in DATA_BLOCKS:
         near = did_you_mean(words[-1], DATA_BLOCKS)
         raise WrongError(
             line.index(words[-1]) + 1, "unknown block of data", near or f"write {DATA} {' or '.join(DATA_BLOCKS)}"
         )
-    return draft.data.setdefault(words[1], bytearray())
+    return draft.block(words[1], number)
 
 
 def _read_hex(line: str, data: bytearray) -> None:

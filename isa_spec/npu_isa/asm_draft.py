@@ -49,14 +49,10 @@ class Statement:
 
 
 class Draft:
-    """Collects statements; `parts` gives what `manifest.from_parts` takes.
-
-    Attributes:
-        data: bytes of each data block.
-    """
+    """Collects statements and bytes; `parts` gives what `manifest.from_parts` takes."""
 
     def __init__(self, where: str) -> None:
-        self.data: dict[str, bytearray] = {}
+        self._data: dict[str, bytearray] = {}
         self._model: str = PurePath(where).stem
         self._base = DEFAULT_MACHINE
         self._parts: dict[str, dict[str, Any]] = {"machine": {}, "input": {}, "output": {}}
@@ -94,6 +90,11 @@ class Draft:
             self._instruction(statement, line)
         else:
             self._directive(statement, line)
+
+    def block(self, name: str, line: int) -> bytearray:
+        """Return the bytes of a block of data so far, to be extended; `line` is where the text names it."""
+        self._places.setdefault(name, (line, 1))
+        return self._data.setdefault(name, bytearray())
 
     # -- directives
 
@@ -195,7 +196,7 @@ class Draft:
 
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return arrays and manifest, with defaults for what was not said."""
-        constants = np.frombuffer(bytes(self.data.get("constants", b"")), np.uint8)
+        constants = np.frombuffer(bytes(self._data.get("constants", b"")), np.uint8)
         info = _with_input_defaults(self._parts["input"], constants.size)
         out = _with_output_defaults(self._parts["output"], _end(info))
         machine, machine_hash = self._machine()
@@ -231,7 +232,7 @@ class Draft:
             return machine, ""  # from_parts names what is wrong with it
 
     def _table(self, channels: int) -> NDArray[np.uint8]:
-        held = self.data.get("table")
+        held = self._data.get("table")
         if held is None:
             return np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
         table = np.frombuffer(bytes(held), np.uint8)

@@ -91,6 +91,11 @@ class LayerInfo:
     macs: int
     out: str
 
+    @property
+    def has_dial(self) -> bool:
+        """Whether part of the layer can run in 4 bits."""
+        return self.register >= 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class DialStep:
@@ -136,7 +141,7 @@ class Binary:
     @cached_property
     def registers(self) -> int:
         """Boundary registers used."""
-        return sum(layer.register >= 0 for layer in self.layers)
+        return sum(layer.has_dial for layer in self.layers)
 
     def steps_at(self, ratio_percent: float) -> int:
         """Return how many dial steps come nearest to a ratio: the share of `dial_macs` done in 4 bits, in percent.

@@ -107,7 +107,7 @@ def check_binary(binary: Binary) -> tuple[Op, ...]:
 
 def _legal(binary: Binary) -> Legal:
     """Return the legal boundaries of each register; check that the dial stays within them."""
-    legal = {layer.register: layer.boundaries for layer in binary.layers if layer.register >= 0}
+    legal = {layer.register: layer.boundaries for layer in binary.layers if layer.has_dial}
     if sorted(legal) != list(range(binary.registers)):
         raise ProgramError(
             f"boundary registers {sorted(legal)} of {binary.registers} layers: must be 0, 1, ...", "dial"

@@ -77,9 +77,10 @@ HEADS = (*NAMES, DATA)  # first words of lines
 
 _FIXED = r"""
 item: NAME "=" value
-?value: INT | FLOAT | STRING | words | list
+?value: scalar | list
+?scalar: INT | FLOAT | STRING | words
 words: WORD ("+" WORD)*
-list: "[" [value ("," value)*] "]"
+list: "[" [scalar ("," scalar)*] "]"
 INT.2: /-?(?:0x[0-9a-fA-F]{1,64}|[0-9]{1,64})(?![\w.])/
 FLOAT: /-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?![\w.])/
 STRING: /"(?:[^"\\]|\\.)*"/
