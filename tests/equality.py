@@ -9,7 +9,7 @@ from npu_compiler.layout import order_groups
 from npu_compiler.qgraph import QConcat, QFold, QuantizedGraph
 from npu_isa.binary import Binary
 from npu_isa.machine import MachineConfig, load_machine
-from npu_runtime.compare import compare as compare_layers
+from npu_runtime.comparing import compare as compare_layers
 from npu_runtime.session import Session
 
 from tests.qgraphs import random_images, random_qgraph

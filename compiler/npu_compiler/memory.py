@@ -91,10 +91,10 @@ def group_order(node: QConv, src: QTensor) -> tuple[int, ...]:
 
 
 def conv_conflicts(node: QConv, src: QTensor, pitch: Pitch, tap_fastest: int, machine: MachineConfig) -> int:
-    """Return the extra cycles per pixel that bank conflicts cost, summed over a few boundaries."""
+    """Return the extra cycles per pixel that bank conflicts cost, summed over all boundaries."""
     geom = conv_geom(node, src, pitch, 0, tap_fastest)
     order = group_order(node, src)
-    lows = {0, len(order) // 2, len(order)} if node.lowering else {0}
+    lows = range(len(order) + 1) if node.lowering else (0,)
     return sum(k - 1 for low in lows for k in conv_factors(geom, order, low, machine))
 
 

@@ -1,9 +1,8 @@
 """What each command of the command line does: parsed arguments in, one public call, text out."""
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from npu_runtime.compiling import Compiled
-    from npu_runtime.evaluate import Progress
+    from npu_runtime.evaluating import Progress, RunReport
     from npu_runtime.session import Session
+    from npu_runtime.tables import Table
 
 COMPARE_SCHEMA = "npu.compare/1"
 
@@ -35,29 +35,16 @@ def _put(text: str, output: str | None) -> None:
         write_whole(output, text.encode())
 
 
+def _put_result(result: "RunReport | Table", args: argparse.Namespace, more: str = "") -> None:
+    """Print a result in the format asked for, and text after it."""
+    made = {"table": result.to_text, "json": result.to_json, "csv": result.to_csv}
+    _put(made[args.format]() + more, args.output)
+
+
 def _session(path: str) -> "Session":
     from npu_runtime.session import Session
 
     return Session(path, notify=_note)
-
-
-def text_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows of equal keys as an aligned table of text; as wide as it must be."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from npu_runtime.report_folder import cell
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name, value in rows[0].items():
-        table.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(cell(v) for v in row.values()))
-    console = Console(width=10_000, color_system=None, highlight=False, markup=False)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
 @contextmanager
@@ -125,7 +112,7 @@ def compile_command(args: argparse.Namespace) -> int:
         observe("program", lambda: disassemble(binary, data=False))
     if args.output is not None:
         save(binary, args.output)
-        dials = sum(layer.register >= 0 for layer in binary.layers)
+        dials = sum(layer.has_dial for layer in binary.layers)
         _note(
             f"{args.output}: {len(binary.layers)} layers ({dials} with a dial, {len(binary.dial)} steps), "
             f"{len(binary.code)} instructions, {len(binary.constants):,} bytes of constants for {binary.machine.name}"
@@ -139,7 +126,7 @@ def compile_command(args: argparse.Namespace) -> int:
 def run_command(args: argparse.Namespace) -> int:
     """Evaluate a binary at several ratios."""
     from npu_runtime.data import Geometry, load_dataset
-    from npu_runtime.evaluate import evaluate
+    from npu_runtime.evaluating import evaluate
 
     session = _session(args.binary)
     info = session.binary.input
@@ -151,15 +138,7 @@ def run_command(args: argparse.Namespace) -> int:
     total = 0 if dataset is None else len(dataset) * len(args.ratio)
     with _progress("images", total) as progress:
         runs = evaluate(session, dataset, args.ratio, progress)
-    if args.format == "table":
-        facts = runs.provenance
-        head = f"{facts['model']} on {facts['machine']} at {float(facts['clock_hz']) / 1e6:,.0f} MHz"
-        _put(
-            f"{head}, {0 if dataset is None else len(dataset):,} images\n\n{text_table(_run_rows(runs.rows))}",
-            args.output,
-        )
-    else:
-        _put(runs.to_json() if args.format == "json" else runs.to_csv(), args.output)
+    _put_result(runs, args)
     if args.report is not None:
         from npu_runtime.report_folder import write_report
 
@@ -167,49 +146,18 @@ def run_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_rows(rows: Sequence[Any]) -> list[dict[str, Any]]:
-    found = []
-    for row in rows:
-        top5 = {} if row.top5_percent is None else {"top-5 %": f"{row.top5_percent:.2f}"}
-        found.append(
-            {
-                "4-bit %": f"{row.ratio_percent:g}",
-                "effective %": f"{row.effective_percent:.1f}",
-                "top-1 %": "-" if row.top1_percent is None else f"{row.top1_percent:.2f}",
-                **top5,
-                "cycles": row.total_cycles,
-                "latency us": f"{row.latency_us:,.2f}",
-                "speed-up": f"{row.speedup:.2f}",
-                "of ideal": f"{row.ideal_speedup:.2f}",
-                "DRAM bytes": row.dram_bytes,
-                "matrix use %": f"{row.matrix_utilization_percent:.1f}",
-            }
-        )
-    return found
-
-
 def report_command(args: argparse.Namespace) -> int:
     """Print a cycle report at one ratio."""
     from npu_runtime.explain import where_it_went
-    from npu_runtime.report import report
+    from npu_runtime.reporting import report
 
     if len(args.ratio) != 1:
         args.parser.error("--ratio: one percentage")
     session = _session(args.binary)
     session.set_ratio(args.ratio[0])
-    table = report(session, args.by)
-    if args.format == "table":
-        text = text_table(_report_rows(table.rows))
-        _put(text if args.by == "instruction" else f"{text}\n{where_it_went(session)}", args.output)
-    else:
-        _put(table.to_json() if args.format == "json" else table.to_csv(), args.output)
+    explained = args.format == "table" and args.by != "instruction"
+    _put_result(report(session, args.by), args, "\n" + where_it_went(session) if explained else "")
     return 0
-
-
-def _report_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows for people: causes that never occur are left out; what has no unit in its name is cycles."""
-    unused = {k for k in rows[0] if k.endswith("_cycles") and not any(row[k] for row in rows)} | {"onnx_nodes"}
-    return [{k.removesuffix("_cycles"): v for k, v in row.items() if k not in unused} for row in rows]
 
 
 # -- compare
@@ -219,10 +167,11 @@ def compare_command(args: argparse.Namespace) -> int:
     """Compare golden model and simulator; 1 if any value differs."""
     from dataclasses import asdict
 
-    from npu_runtime.compare import compare
+    from npu_runtime.comparing import compare
     from npu_runtime.data import Geometry, load_dataset
-    from npu_runtime.evaluate import csv_text, provenance
+    from npu_runtime.evaluating import provenance
     from npu_runtime.session import Session
+    from npu_runtime.tables import Table
 
     compiled = _compiled(args, lambda stage, text: None)
     session = Session(compiled.binary if args.binary is None else load(args.binary), notify=_note)
@@ -238,15 +187,10 @@ def compare_command(args: argparse.Namespace) -> int:
                 {"ratio_percent": ratio, **asdict(layer), "first": "" if layer.first is None else str(layer.first)}
             )
             first = first or layer.first
-    head = provenance(session) | {"schema": COMPARE_SCHEMA, "images": str(len(images))}
+    table = Table(COMPARE_SCHEMA, provenance(session) | {"images": str(len(images))}, tuple(rows), hidden=("first",))
     values, differing = (sum(r[k] for r in rows) for k in ("values", "differing"))
-    if args.format == "table":
-        total = f"{values:,} values of {len(images)} images at {len(args.ratio)} ratios: {differing:,} differ\n"
-        _put(text_table([{k: v for k, v in r.items() if k != "first"} for r in rows]) + f"\n{total}", args.output)
-    elif args.format == "json":
-        _put(json.dumps({"provenance": head, "rows": rows}, indent=1) + "\n", args.output)
-    else:
-        _put(csv_text(head, rows, list(rows[0])), args.output)
+    total = f"\n{values:,} values of {len(images)} images at {len(args.ratio)} ratios: {differing:,} differ\n"
+    _put_result(table, args, total if args.format == "table" else "")
     if first is not None:
         _note(f"first difference: {first}")
     return int(first is not None)
@@ -295,6 +239,8 @@ def inspect_command(args: argparse.Namespace) -> int:
 
 def hardware_list_command(args: argparse.Namespace) -> int:
     """List the shipped machines."""
+    from npu_runtime.tables import text_table
+
     rows = []
     for name in SHIPPED:
         m = load_machine(name)

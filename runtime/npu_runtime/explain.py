@@ -1,11 +1,12 @@
 """Why a binary takes the cycles it takes: what 4 bits could save, what they saved, and where the rest is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from npu_sim.counters import MatrixUse, engine_rows, ideal_cycles, matrix_use, spent
 
-from npu_runtime.report import Row, report
+from npu_runtime.reporting import report
 from npu_runtime.session import Session
+from npu_runtime.tables import Row
 
 TOP_LAYERS = 5
 PARTS = ("useful", "padding", "bank", "weights", "waiting")
@@ -16,16 +17,15 @@ MEANING = {
     "weights": "the array waits for the weights of its next pass",
     "waiting": "the array waits for other engines, or is done",
 }
-ADVICE = {
-    "padding": "channels fill only part of the array: fewer array_cols or array_rows would be as fast here",
-    "bank": "more act_banks would let a pass read all its words in one cycle",
-    "weights": "few pixels per pass: raise weight_rows_per_cycle",
-    "vector": "the vector engine does this layer: more vector_taps or array_cols (its lanes) make it faster",
-    "token_load": "the DRAM is behind: raise dram_bytes_per_cycle or weight_memory_bytes",
-    "token_vector": "the vector engine is behind: raise vector_taps, or acc_rows so that tiles grow",
-    "token_matrix": "the vector engine waits for the matrix engine, which is as it should be",
-    "port": "engines meet in one activation region: raise act_region_bytes so that tensors spread",
-    "queue": "the front end is behind: raise queue_depth",
+LESS = 2  # dram_latency_cycles is divided by this, every other field multiplied by its number
+CHANGES = {
+    "weight_rows_per_cycle": 2,
+    "vector_taps": 3,
+    "dram_bytes_per_cycle": 2,
+    "dram_latency_cycles": LESS,
+    "act_banks": 2,
+    "queue_depth": 2,
+    "token_depth": 2,
 }
 
 
@@ -84,7 +84,7 @@ def where_it_went(session: Session) -> str:
     for part in PARTS:
         now, then = (getattr(u, part) / u.total * total for u, total in ((use, gain.cycles), (before, gain.cycles8)))
         lines.append(f"  {part:<10}{now / gain.cycles:>21.1%}{now:>10,.0f}{then:>9,.0f}   {MEANING[part]}")
-    return "\n".join([*lines, *_top_layers(session)]) + "\n"
+    return "\n".join([*lines, *_top_layers(session), *_help_lines(session)]) + "\n"
 
 
 def _top_layers(session: Session) -> list[str]:
@@ -94,8 +94,39 @@ def _top_layers(session: Session) -> list[str]:
     lines = ["", f"{'layers that lose most':<{width + 2}}   cycles    ideal   mostly"]
     for row in rows:
         lines.append(f"  {row['layer']:<{width}}{row['cycles']:>9,}{row['ideal_cycles']:>9,.0f}   {_main_cause(row)}")
-    causes = dict.fromkeys(_main_cause(row) for row in rows)
-    return [*lines, "", *(f"{cause}: {ADVICE[cause]}" for cause in causes if cause in ADVICE)]
+    return lines
+
+
+def what_would_help(session: Session) -> list[tuple[str, int, int, int]]:
+    """Time the same program on machines that differ in one field.
+
+    Returns:
+        (field, its value, the value tried, cycles then) of each change that helps, best first. A new program for the
+        new machine may do better still.
+    """
+    from npu_sim.fast.timing import TimingModel
+
+    machine, cycles = session.binary.machine, session.timing().total_cycles
+    found = []
+    for name, factor in CHANGES.items():
+        now = int(getattr(machine, name))
+        then = max(now // LESS, 1) if name == "dram_latency_cycles" else now * factor
+        if name == "weight_rows_per_cycle" and machine.array_rows % then:
+            continue
+        changes = {name: then}
+        if name == "dram_bytes_per_cycle":
+            changes["dram_burst_bytes"] = max(machine.dram_burst_bytes, then)
+        other = TimingModel(session.ops, replace(machine, **changes)).simulate(session.boundaries).total_cycles
+        found.append((name, now, then, other))
+    return sorted((f for f in found if f[3] < cycles), key=lambda f: f[3])
+
+
+def _help_lines(session: Session) -> list[str]:
+    cycles = session.timing().total_cycles
+    lines = ["", "the same program on a machine with one thing changed"]
+    for name, now, then, other in what_would_help(session):
+        lines.append(f"  {name} {now} -> {then}: {other:,} cycles ({100 * (cycles - other) / cycles:.1f} % fewer)")
+    return lines if len(lines) > 2 else []
 
 
 def _main_cause(row: Row) -> str:

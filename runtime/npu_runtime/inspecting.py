@@ -53,7 +53,7 @@ def _layers(binary: Binary) -> list[str]:
     width = max([len(layer.name) for layer in binary.layers] + [5])
     lines = [f"{'layer':<{width}}  kind    multiply-accumulates  legal boundaries (of groups)"]
     for layer in binary.layers:
-        dial = f"{' '.join(map(str, layer.boundaries))} (of {layer.groups})" if layer.register >= 0 else "always 8 bits"
+        dial = f"{' '.join(map(str, layer.boundaries))} (of {layer.groups})" if layer.has_dial else "always 8 bits"
         lines.append(f"{layer.name:<{width}}  {layer.kind:<6}{layer.macs:>22,}  {dial}")
     return lines
 

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from npu_isa.ops import Engine, Setup
 from npu_sim.counters import CAUSES
 
-from npu_runtime.evaluate import RunReport
+from npu_runtime.evaluating import RunReport
 from npu_runtime.session import Session
 
 if TYPE_CHECKING:
-    from npu_runtime.report import Table
+    from npu_runtime.tables import Table
 
 COLORS = {
     "stream": "#1b7837",
@@ -35,20 +36,16 @@ COLORS = {
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    """Return a figure and its axes, without pyplot: a caller's backend stays as it is."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, panels, sharey=panels > 1)
 
-    return plt.subplots(1, panels, figsize=(width, height), layout="constrained", sharey=panels > 1)
 
-
-def _svg(figure: Any) -> bytes:
+def _svg(figure: Figure) -> bytes:
     """Return the figure as SVG without date or random identifiers."""
-    from matplotlib import pyplot as plt
-
     out = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "npu", "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    plt.close(figure)
     return out.getvalue()
 
 

@@ -4,17 +4,17 @@ import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from npu_isa.container import write_whole
 from npu_isa.errors import DataError
 from npu_sim.counters import trace_events
 
-from npu_runtime.evaluate import RunReport
+from npu_runtime.evaluating import RunReport
 from npu_runtime.explain import where_it_went
 from npu_runtime.plots import accuracy_plot, engines_plot, layers_plot, timeline_plot
-from npu_runtime.report import Row, Table, report
+from npu_runtime.reporting import report
 from npu_runtime.session import Session
+from npu_runtime.tables import Row, Table, cell
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -30,7 +30,7 @@ def write_report(folder: str | Path, session: Session, runs: RunReport) -> Path:
     Args:
         folder: made if it does not exist; files of an earlier report are replaced.
         session: the binary; its ratio is left at the last of the runs.
-        runs: from `npu_runtime.evaluate.evaluate`.
+        runs: from `npu_runtime.evaluating.evaluate`.
 
     Returns:
         the path of index.html.
@@ -93,12 +93,3 @@ def _table(rows: Sequence[Row]) -> str:
     head = "".join(f"<th>{escape(n.replace('_', ' '))}</th>" for n in names)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell(r[n]))}</td>" for n in names) + "</tr>" for r in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def cell(value: Any) -> str:
-    """Return a value as a person reads it: thousands separated, `-` for what is missing."""
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)

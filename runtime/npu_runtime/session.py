@@ -63,6 +63,11 @@ class Session:
         return 100.0 * self.low_macs / self.binary.dial_macs if self.binary.dial_macs else 0.0
 
     @property
+    def ratios(self) -> tuple[float, ...]:
+        """Every effective ratio that the dial reaches, in percent, ascending from 0."""
+        return (0.0, *(100.0 * step.low_macs / self.binary.dial_macs for step in self.binary.dial))
+
+    @property
     def low_macs(self) -> int:
         """Multiply-accumulates per image that now run in 4 bits."""
         position = dict(enumerate(self._boundaries))
@@ -98,7 +103,7 @@ class Session:
         Raises:
             NpuError: wrong length, or a boundary that is not legal for its layer.
         """
-        layers = {layer.register: layer for layer in self.binary.layers if layer.register >= 0}
+        layers = {layer.register: layer for layer in self.binary.layers if layer.has_dial}
         if len(vector) != len(layers):
             raise NpuError(f"{len(vector)} boundaries given, the binary has {len(layers)} boundary registers")
         for register, boundary in enumerate(vector):

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from npu_runtime.compiling import compile_file
 from npu_runtime.data import load_dataset
-from npu_runtime.evaluate import evaluate
+from npu_runtime.evaluating import evaluate
 from npu_runtime.session import Session
 
 from tests.demo import digits, digits_net

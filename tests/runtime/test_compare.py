@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from npu_isa.errors import DataError
-from npu_runtime.compare import compare
+from npu_runtime.comparing import compare
 from npu_runtime.session import Session
 
 

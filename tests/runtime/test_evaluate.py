@@ -4,13 +4,15 @@ import csv
 import json
 from dataclasses import replace
 
+import npu_runtime as npu
 import numpy as np
 import pytest
 from npu_compiler import golden
 from npu_isa.errors import DataError, NpuError
 from npu_runtime.data import Dataset
-from npu_runtime.evaluate import RUN_SCHEMA, evaluate
-from npu_runtime.explain import matrix_macs, use_of, where_it_went
+from npu_runtime.evaluating import RUN_SCHEMA, evaluate
+from npu_runtime.explain import matrix_macs, use_of, what_would_help, where_it_went
+from npu_sim.fast.timing import simulate
 
 PROMISED = {
     "ratio_percent",
@@ -100,7 +102,30 @@ def test_explanation_adds_up(session):
     session.set_ratio(100)
     text = where_it_went(session)
     parts = [line.split() for line in text.splitlines() if line.startswith("  ") and "%" in line]
+    parts = [p for p in parts if "->" not in p]
     assert [p[0] for p in parts] == ["useful", "padding", "bank", "weights", "waiting"]
     total = session.timing().total_cycles
     assert sum(int(p[2].replace(",", "")) for p in parts) == pytest.approx(total, abs=3)  # each is rounded
     assert f"{total:,} cycles" in text
+
+
+def test_help_is_timed_not_guessed(digits, session):
+    """Each change offered is a run of the same program on that machine."""
+    session.set_ratio(100)
+    before = session.timing().total_cycles
+    found = what_would_help(session)
+    assert found == sorted(found, key=lambda f: f[3])
+    assert "weight_rows_per_cycle" in {f[0] for f in found}  # passes of 16 pixels wait for weights
+    for name, now, then, cycles in found:
+        machine = digits.binary.machine
+        burst = max(machine.dram_burst_bytes, then) if name == "dram_bytes_per_cycle" else machine.dram_burst_bytes
+        assert getattr(machine, name) == now
+        other = replace(machine, **{"dram_burst_bytes": burst, name: then})
+        assert simulate(session.ops, other, session.boundaries).total_cycles == cycles < before
+
+
+def test_the_front_door_names_what_there_is():
+    for name in npu.__all__:
+        assert callable(getattr(npu, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        npu.nonsense  # noqa: B018

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from npu_compiler import golden
 from npu_isa.errors import DataError, NpuError
-from npu_runtime.report import layer_low_macs
+from npu_runtime.reporting import layer_low_macs
 from npu_runtime.session import Session, decode_output
 
 
@@ -23,6 +23,7 @@ def test_any_ratio_is_legal_and_latency_never_rises(session):
 def test_effective_ratio_is_the_nearest_step(session):
     macs = session.binary.dial_macs
     steps = [0, *(step.low_macs for step in session.binary.dial)]
+    assert session.ratios == pytest.approx([100 * low / macs for low in steps])
     for ratio in np.linspace(0, 100, 37):
         nearest = min(abs(100 * low / macs - ratio) for low in steps)
         assert abs(session.set_ratio(float(ratio)) - ratio) == pytest.approx(nearest)

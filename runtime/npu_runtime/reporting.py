@@ -1,9 +1,5 @@
 """Where the cycles go: tables by layer, engine and instruction."""
 
-import json
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from npu_isa.binary import LayerInfo
 from npu_isa.machine import MachineConfig
@@ -16,29 +12,11 @@ from npu_sim.counters import (
     spent,
 )
 
-from npu_runtime.evaluate import csv_text, provenance
+from npu_runtime.evaluating import provenance
 from npu_runtime.session import Session
+from npu_runtime.tables import Row, Table
 
-REPORT_SCHEMA = "npu.report/1"
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of equal keys, with what identifies them."""
-
-    by: str
-    provenance: dict[str, str]
-    rows: tuple[Row, ...]
-
-    def to_json(self) -> str:
-        """Return the table as JSON."""
-        body = {"schema": REPORT_SCHEMA, "by": self.by, "provenance": self.provenance, "rows": list(self.rows)}
-        return json.dumps(body, indent=1) + "\n"
-
-    def to_csv(self) -> str:
-        """Return the table as CSV after `# key: value` lines."""
-        return csv_text(self.provenance | {"schema": REPORT_SCHEMA}, self.rows, list(self.rows[0]) if self.rows else [])
+REPORT_SCHEMA = "npu.report.{by}/1"
 
 
 def report(session: Session, by: str) -> Table:
@@ -56,13 +34,13 @@ def report(session: Session, by: str) -> Table:
         "effective_percent": f"{session.effective_percent:.2f}",
         "total_cycles": str(session.timing().total_cycles),
     }
-    return Table(by, head, tuple(makers[by](session)))
+    return Table(REPORT_SCHEMA.format(by=by), head, tuple(makers[by](session)), hidden=("onnx_nodes",))
 
 
 def layer_low_macs(session: Session) -> list[int]:
     """Return per layer the multiply-accumulates that run in 4 bits."""
     low = [0] * len(session.binary.layers)
-    at = {layer.register: i for i, layer in enumerate(session.binary.layers) if layer.register >= 0}
+    at = {layer.register: i for i, layer in enumerate(session.binary.layers) if layer.has_dial}
     before = 0
     for step in session.binary.dial:
         part, before = step.low_macs - before, step.low_macs
@@ -87,7 +65,7 @@ def _by_layer(session: Session) -> list[Row]:
             {
                 "layer": layer.name,
                 "kind": layer.kind,
-                "boundary_groups": session.boundaries[layer.register] if layer.register >= 0 else 0,
+                "boundary_groups": session.boundaries[layer.register] if layer.has_dial else 0,
                 "groups": layer.groups,
                 "macs": layer.macs,
                 "macs_4bit": low[i],

@@ -1,11 +1,8 @@
 """Accuracy and latency over a data set, one row per ratio."""
 
-import csv
 import hashlib
-import io
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +13,7 @@ from npu_isa.tables import ISA_HASH
 
 from npu_runtime.data import Dataset
 from npu_runtime.session import Session
+from npu_runtime.tables import Table, text_table
 
 RUN_SCHEMA = "npu.run/1"
 STEP = 256  # images between two moves of the progress bar
@@ -63,30 +61,44 @@ class RunReport:
     provenance: dict[str, str]
     rows: tuple[RunRow, ...]
 
+    @property
+    def table(self) -> Table:
+        """The rows as a table."""
+        return Table(RUN_SCHEMA, self.provenance, tuple(asdict(r) for r in self.rows))
+
     def to_json(self) -> str:
         """Return the report as JSON: `schema`, `provenance`, `rows`; equal runs give equal text."""
-        body = {"schema": RUN_SCHEMA, "provenance": self.provenance, "rows": [asdict(r) for r in self.rows]}
-        return json.dumps(body, indent=1) + "\n"
+        return self.table.to_json()
 
     def to_csv(self) -> str:
         """Return the report as CSV after `# key: value` lines."""
-        return csv_text(self.provenance | {"schema": RUN_SCHEMA}, [asdict(r) for r in self.rows], _names(RunRow))
+        return self.table.to_csv()
+
+    def to_text(self) -> str:
+        """Return the report as a table for people."""
+        head = f"{self.provenance['model']} on {self.provenance['machine']}"
+        clock = float(self.provenance["clock_hz"]) / 1e6
+        return f"{head} at {clock:,.0f} MHz, {self.rows[0].images:,} images\n\n" + text_table(
+            map(_for_people, self.rows)
+        )
 
 
-def _names(kind: type) -> list[str]:
-    return [f.name for f in fields(kind)]
+def _for_people(row: RunRow) -> dict[str, Any]:
+    def percent(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
 
-
-def csv_text(head: dict[str, str], rows: Iterable[dict[str, Any]], names: list[str]) -> str:
-    """Return rows as CSV; missing values are empty."""
-    out = io.StringIO()
-    for key, value in head.items():
-        out.write(f"# {key}: {value}\n")
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: "" if v is None else v for k, v in row.items()})
-    return out.getvalue()
+    shown = {"top-1 %": percent(row.top1_percent, 2), "top-5 %": percent(row.top5_percent, 2)}
+    return {
+        "4-bit %": float(row.ratio_percent),
+        "effective %": percent(row.effective_percent, 1),
+        **shown,
+        "cycles": row.total_cycles,
+        "latency us": f"{row.latency_us:,.2f}",
+        "speed-up": f"{row.speedup:.2f}",
+        "of ideal": f"{row.ideal_speedup:.2f}",
+        "DRAM bytes": row.dram_bytes,
+        "matrix use %": percent(row.matrix_utilization_percent, 1),
+    }
 
 
 def provenance(session: Session) -> dict[str, str]:
