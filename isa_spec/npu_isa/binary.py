@@ -15,10 +15,14 @@ class InputInfo:
     """The input image in DRAM and how pixels become its bytes.
 
     Attributes:
+        name: of the tensor.
         address: DRAM byte address; height x width x channels bytes, HWC, no gaps.
+        height, width: pixels.
+        channels: bytes of a pixel.
         signed: two's complement bytes if true.
         scale: real value of one step.
-        pixel_scale, mean, std, resize, crop: preprocessing, as given to compile: ((p * pixel_scale) - mean) / std.
+        pixel_scale, mean, std: preprocessing of a pixel p, as given to compile: ((p * pixel_scale) - mean) / std.
+        resize, crop: preprocessing of the image, in pixels: one side or height and width; empty for none.
         table: uint8 (channels, 256): input byte of each pixel value.
     """
 
@@ -47,9 +51,15 @@ class OutputInfo:
     """The output tensor in DRAM: NHWC, whole groups; per pixel and group 16 bytes, or 16 low then 16 high bytes.
 
     Attributes:
+        name: of the tensor.
+        address: DRAM byte address.
+        height, width: pixels.
+        channels: physical channels of a pixel, a multiple of 16.
+        bits: 8 or 16.
+        signed: two's complement if true.
+        scale: real value of one step.
         channel_map: logical channel of each physical channel, -1 for padding.
         shape: shape of the ONNX output without the batch axis.
-        scale: real value of one step.
     """
 
     name: str
@@ -74,7 +84,9 @@ class LayerInfo:
     """One node of the quantized graph, as the report needs it.
 
     Attributes:
-        kind: "conv", "window", "fold".
+        name: of the node.
+        onnx_nodes: ONNX nodes that it computes.
+        kind: "conv" or "window".
         register: boundary register, or -1 for a layer that has no dial.
         groups: input groups of a layer with a dial, else 0.
         boundaries: legal boundaries in groups, ascending from 0; (0,) without a dial.
@@ -99,7 +111,13 @@ class LayerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class DialStep:
-    """One step of the dial: set `register` to `boundary` groups; `low_macs` are then done in 4 bits in all."""
+    """One step of the dial.
+
+    Attributes:
+        register: boundary register to set.
+        boundary: groups in 4 bits from then on.
+        low_macs: multiply-accumulates then done in 4 bits in all.
+    """
 
     register: int
     boundary: int
@@ -111,15 +129,21 @@ class Binary:
     """A compiled network for one machine.
 
     Attributes:
-        code: uint8, shape (instructions, 32).
+        model: name of the network.
+        machine: the machine that it was compiled for.
+        code: uint8, shape (instructions, 32): the program.
         constants: uint8, DRAM from address 0: weights, parameters, bias tables.
         dram_bytes: DRAM used in all: constants, input, output, scratch.
-        dial: steps in order; the ratio walks along them.
+        input: where the image lies and how it is made.
+        output: where the result lies and what it means.
+        layers: nodes of the network, as instructions name them.
+        dial: steps in order (in a file: register, boundary, low_macs); the ratio walks along them.
         dial_macs: multiply-accumulates of the layers with a dial: 100 %.
         layer_of: int32 (instructions,): layer of each instruction, -1 for none.
         tile_of: int32 (instructions,): tile number inside the layer, -1 for none.
         channel_of: int32 (instructions,): first output channel that a conv or vec makes, -1 for others.
         location_of: int32 (instructions,): line of the assembly source, 0 for none.
+        notes: remarks of the compiler.
     """
 
     model: str
