@@ -1,0 +1,179 @@
+"""A program as the value kernels take it: tables of steps, pools of constants, and the memories of one image.
+
+A row of a table is one operation; every field is int64. Addresses and distances count bytes unless said otherwise.
+The fields' names are used in `kernels` (`table["field"][row]`) and `encode`, their meaning stands here.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def _record(**fields: str) -> np.dtype[Any]:
+    return np.dtype([(name, np.int64) for name in fields])
+
+
+STEP = _record(
+    kind="kernels.CONV, VEC, LOAD, STORE or FOLD",
+    row="its row in the table of that kind",
+)
+
+# The patch of a conv is the input that its tile reads: [rows][cols][places][16] bytes, padded, lowered, and as
+# unsigned bytes: signed activations carry an offset of `flip` = 128, which the start values of the sums take back.
+CONV = _record(
+    patch="first byte of the patch",
+    fresh="1: gather the patch; 0: an earlier conv has left it there",
+    source="byte of the activation memory that patch pixel (0, 0) of group 0 comes from",
+    source_row="between the sources of two rows of the patch",
+    source_col="between the sources of two pixels",
+    rows="rows of the patch",
+    cols="pixels of a row",
+    row_first="first row inside the image; the rows outside are padding",
+    row_end="one past the last row inside",
+    col_first="the same for pixels of a row",
+    col_end="one past the last pixel inside",
+    flip="128 for signed activations, 0 for unsigned ones: also the value of padding",
+    places="groups per pixel",
+    segment="first row of `segments`",
+    segments="their number",
+    tile_h="output rows",
+    tile_w="output pixels of a row",
+    next_y="patch bytes between two output rows",
+    next_x="between two output pixels",
+    tap_rows="rows of taps of the kernel",
+    tap_row="patch bytes between two of them",
+    tap_cols="runs of taps in a row: one if the taps adjoin",
+    tap_col="patch bytes between two runs",
+    run="patch bytes of a run",
+    weight="first packed weight",
+    start="first start value",
+    vectors="vectors of 16 columns computed: 1 or an even number; the columns beyond are zero",
+    acc="first accumulator row",
+    accumulate="1: add to the accumulators",
+)
+
+SEGMENT = _record(
+    source="bytes from group 0 of a pixel to the segment's groups, which adjoin",
+    target="bytes from the start of a patch pixel",
+    run="bytes of the segment in a pixel",
+    lowering="first of four rows of `lowering`: half, mask, low and high of each byte",
+    span="bytes of such a row, after which it is used again; 0: nothing is lowered",
+)
+
+VEC = _record(
+    source="kernels.ACC, MAC, MAX or SUM",
+    tile_h="output rows",
+    tile_w="output pixels of a row",
+    lanes="channels",
+    base="accumulator row of the first pixel, or byte of input pixel (0, 0)",
+    row="between two input rows",
+    col="between two input pixels",
+    out="byte of the first output",
+    out_row="between two output rows",
+    out_col="between two output pixels",
+    residual="1: add a residual",
+    res="byte of its first pixel",
+    res_row="between two of its rows",
+    res_col="between two of its pixels",
+    res_flip="128 for a signed residual, 0 for an unsigned one",
+    leaky="1: the second multiplier below zero",
+    wide="1: 16-bit outputs",
+    low="least output",
+    high="largest output",
+    params="first of five rows of `params`, each of `lanes`: bias, multiplier, shift, second multiplier, offset",
+    taps="first weight of a multiply-add: [tap][lane]",
+    kernel_h="taps",
+    kernel_w="taps",
+    stride_y="input rows between two outputs",
+    stride_x="input pixels between two outputs",
+    dilation_y="input rows between two taps",
+    dilation_x="input pixels between two taps",
+    y="input row of the first output's first tap",
+    x="input pixel of the first output's first tap",
+    in_h="input rows",
+    in_w="input pixels of a row",
+    flip="128 for signed inputs, 0 for unsigned ones",
+)
+
+TRANSFER = _record(
+    dram="first byte in DRAM",
+    dram_row="between two rows",
+    dram_col="between two runs of a row",
+    act="first byte in the activation memory",
+    act_row="between two rows",
+    act_col="between two runs of a row",
+    rows="rows",
+    cols="runs of a row",
+    run="bytes of a run",
+)
+
+FOLD = _record(
+    dram="first byte of the image in DRAM",
+    in_h="its rows",
+    in_w="its pixels in a row",
+    channels="bytes of a pixel",
+    kernel_h="rows of a window",
+    kernel_w="pixels of a window's row",
+    stride_y="image rows between two windows",
+    stride_x="image pixels between two windows",
+    y="image row of the first window",
+    x="image pixel of the first window",
+    rows="rows of windows",
+    cols="windows of a row",
+    act="first byte in the activation memory",
+    act_row="between two rows",
+    act_col="between two windows",
+    words="bytes of a window in whole words; the rest is zero",
+)
+
+
+class Program(NamedTuple):
+    """A program for one boundary vector.
+
+    Attributes:
+        steps, convs, segments, vecs, transfers, folds: records as above.
+        lowering: uint8. Byte q becomes min(max(saturate(q + half) & mask, low), high).
+        weights: int8, packed [vector][tap][place, by group][4 quads][16 columns][4 channels], lowered.
+        starts: int32, what the sums of each column start from: takes back the offset of signed activations.
+        params: int64; offset = bias * multiplier + 2^(shift - 1).
+        taps: int32.
+        constants: uint8, DRAM from address 0.
+        acc_width: int32 sums of an accumulator row, in whole vectors.
+    """
+
+    steps: Array
+    convs: Array
+    segments: Array
+    lowering: Array
+    weights: Array
+    starts: Array
+    vecs: Array
+    params: Array
+    taps: Array
+    transfers: Array
+    folds: Array
+    constants: Array
+    acc_width: int
+
+
+class Memory(NamedTuple):
+    """What one image needs while it runs; another image can use it afterwards.
+
+    Attributes:
+        act: uint8, the activation memory.
+        acc: int32, both halves of the accumulators.
+        dram: uint8, DRAM past the constants.
+        patch: uint8, input of convolutions.
+        pixels: int64, patch byte of each output pixel of a tile.
+        window: int32, reduced window of a pixel.
+    """
+
+    act: Array
+    acc: Array
+    dram: Array
+    patch: Array
+    pixels: Array
+    window: Array
