@@ -3,7 +3,7 @@
 Rules, in the order in which they are checked; the first broken one is reported.
 
 1. check_shape: one halt, last; the program fits the instruction memory; the DRAM segments follow each other.
-2. check_operands: operands agree with each other and with the machine (`_check_conv`, `_check_vec`, `_check_load`);
+2. check_operands: operands agree with each other and with the machine (`_check_conv`, `_check_vec`, ...);
    check_boundaries: legal boundaries fit the places that a register's convs cover.
 3. check_bounds (check_bounds): every access lies within its memory; `_check_target`: no operation writes a word twice;
    `_check_in_place`: no vec reads what an earlier pixel of its own wrote.
@@ -28,7 +28,7 @@ from npu_isa.codec import decode
 from npu_isa.errors import ProgramError
 from npu_isa.footprint import footprint
 from npu_isa.machine import WORD_BYTES, MachineConfig
-from npu_isa.ops import Conv, Halt, Load, Memory, Op, Source, Store, Vec, resolve
+from npu_isa.ops import Conv, Fold, Halt, Load, Memory, Op, Source, Store, Vec, resolve
 from npu_isa.tables import RAW
 
 MAX_GROUPS: int = RAW["max_groups"]
@@ -180,6 +180,8 @@ def check_operands(
                 _check_vec(op, machine)
             case Load():
                 _check_load(op, machine, constants_bytes, registers, legal)
+            case Fold():
+                _check_fold(op, machine, constants_bytes)
             case Store():
                 _need(op, op.run % WORD_BYTES == 0, f"run = {op.run}: must be a multiple of {WORD_BYTES} bytes")
 
@@ -275,6 +277,17 @@ def _check_load(op: Load, machine: MachineConfig, constants_bytes: int, register
         f"table of {op.table_entries} entries: register {op.register} may be {most}",
         "the table needs an entry for each boundary from 0 on",
     )
+
+
+def _check_fold(op: Fold, machine: MachineConfig, constants_bytes: int) -> None:
+    for source in footprint(op, machine)[:-1]:  # nothing if all lies in the padding
+        _need(
+            op,
+            source.first >= constants_bytes,
+            f"reads DRAM bytes {source.first}..{source.end - 1}: no image lies in the constants, "
+            f"bytes 0..{constants_bytes - 1}",
+            "load constants with load",
+        )
 
 
 def check_boundaries(ops: tuple[Op, ...], registers: int, legal: Legal) -> None:

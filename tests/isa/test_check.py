@@ -176,6 +176,18 @@ def test_the_place_is_the_instruction_with_its_mnemonic():
     assert caught.value.where == "instruction 8 (vec)"
 
 
+def test_a_fold_reads_beyond_the_constants():
+    image = {"dram_addr": INPUT, "in_h": 2, "in_w": 4, "channels": 16, "kernel_h": 1, "kernel_w": 1, "stride_y": 1}
+    image |= {"stride_x": 1, "pad_top": 0, "pad_left": 0, "out_y": 0, "rows": 2, "cols": 4, "addr": 0, "row_pitch": 4}
+    code = program()
+    code[IMAGE] = Instruction("fold", image | {"pixel_pitch": 1})
+    check(with_tokens(code, MACHINE))
+    with pytest.raises(ProgramError) as caught:
+        check(with_tokens(change(code, IMAGE, dram_addr=INPUT - 1), MACHINE))
+    assert str(caught.value).startswith(f"instruction 0 (fold): reads DRAM bytes {INPUT - 1}..{INPUT + 126}: ")
+    assert f"no image lies in the constants, bytes 0..{CONSTANTS_BYTES - 1}" in caught.value.message
+
+
 def test_a_layer_without_dial_names_register_255():
     code = change(change(program(), GEOM, register=255), BIASES, indexed=0)
     check(with_tokens(code, MACHINE), registers=0, legal={})
