@@ -26,10 +26,12 @@ SMALL = replace(
     dram_bytes=1 << 20,
 ).check()
 
+TINY = replace(SMALL, name="tiny", array_rows=4, array_cols=4, vector_taps=2).check()  # a word takes four column tiles
 
-def small_binary(seed: int, steps: int = 3) -> Binary:
+
+def small_binary(seed: int, machine: MachineConfig = SMALL) -> Binary:
     """Return a random network of a few layers, compiled for a small machine."""
-    return compile_quantized(random_qgraph(np.random.default_rng(seed), steps=steps), SMALL)
+    return compile_quantized(random_qgraph(np.random.default_rng(seed), steps=3), machine)
 
 
 def same_binary(a: Binary, b: Binary, *, location: bool = True) -> bool:
