@@ -19,7 +19,7 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest -q -n $(JOBS)
 	$(BIN)/pytest -q --nbmake notebooks
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.cache/bounds $(BIN)/pytest -q -n $(JOBS) tests/sim -m "not slow"
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.cache/bounds $(BIN)/pytest -q -n $(JOBS) tests/sim tests/runtime/test_mutations.py -m "not slow"
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n $(JOBS) tests/sim -m "not slow"
 
 # Formatting, lint, types, import contracts.

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from npu_isa.check import check_binary
 from npu_isa.container import HEAD, MAGIC, VERSION, from_bytes, seal, unseal
 from npu_isa.errors import NpuError
 from npu_isa.manifest import PER_INSTRUCTION
-from npu_isa.tables import BY_OPCODE, TIMING, header_field
+from npu_isa.tables import BY_OPCODE, header_field
 
 Rng = np.random.Generator
 Arrays = dict[str, np.ndarray]
@@ -32,22 +31,22 @@ def mutate(data: bytes, rng: Rng) -> tuple[str, bytes]:
 
 def outcome(data: bytes, rng: Rng) -> str:
     """Return the class of the error that refuses a file, or "ran" if it ran at every ratio tried."""
+    from npu_runtime.session import Session
+    from npu_sim.counters import engine_rows, layer_cycles, spent
+
     try:
-        binary = from_bytes(data, "x.npubin")
-        ops = check_binary(binary)
+        session = Session(from_bytes(data, "x.npubin"))
     except NpuError as error:
         return type(error).__name__
-    from npu_sim.fast.timing import TimingModel
-    from npu_sim.fast.values import Values
-
-    model = TimingModel(ops, binary.machine)
-    image = rng.integers(0, 256, (1, binary.input.bytes), np.uint8)
+    info, layers = session.binary.input, session.binary.layers
+    pixels = rng.integers(0, 256, (1, info.height, info.width, info.channels), np.uint8)
     for ratio in (0, 50, 100):
-        boundaries = binary.boundaries_at(ratio)
-        assert model.simulate(boundaries).total_cycles >= len(ops) - 1 + TIMING["dispatch_cycles"]
-        values = Values(ops, binary.machine, binary.constants, boundaries, binary.dram_bytes)
-        out = values.run(image, binary.input.address, binary.output.address, binary.output.bytes)
-        assert out.shape == (1, binary.output.bytes)
+        assert 0 <= session.set_ratio(ratio) <= 100
+        timing = session.timing()
+        rows = engine_rows(timing, session.ops, spent(timing, session.ops))  # asserts that the parts add up
+        assert {row.total_cycles for row in rows} == {timing.total_cycles}
+        assert layer_cycles(timing, session.binary.layer_of, len(layers)).min(initial=0) >= 0
+        assert session.run_integers(pixels).shape == (1, *session.binary.output.shape)
     return "ran"
 
 

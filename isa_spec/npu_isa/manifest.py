@@ -285,6 +285,7 @@ def _layers(top: _Reader) -> tuple[LayerInfo, ...]:
 
 
 def _dial(array: NDArray[Any], layers: tuple[LayerInfo, ...], macs: int) -> tuple[DialStep, ...]:
+    _need(macs > 0 or not len(array), "dial_macs = 0: a dial has multiply-accumulates to count", "dial_macs")
     left = {layer.register: list(layer.boundaries[1:]) for layer in layers if layer.register >= 0}
     steps, before = [], 0
     for place, (register, boundary, low) in enumerate(array.tolist()):

@@ -12,7 +12,7 @@ from npu_isa.manifest import ARRAYS
 
 from tests.binaries import any_binaries, same_binary, small_binary
 
-BINARY = small_binary(0)  # 4 layers, 2 of them with a dial of one step each
+BINARY = small_binary(0)  # 4 layers, one of them with a dial of two steps
 DATA = to_bytes(BINARY)
 
 
@@ -103,6 +103,7 @@ FIELDS = [
     ("dram_bytes", True, "dram_bytes = True: must be a whole number"),
     ("dram_bytes", 1e4, "dram_bytes = 10000.0: must be a whole number"),
     ("dial_macs", -1, "dial_macs"),
+    ("dial_macs", 0, "dial_macs = 0: a dial has multiply-accumulates to count"),
     ("dial_macs", 1, "dial step 0 reaches"),
     ("notes", "x", "notes = 'x': must be a list of printable texts"),
     ("notes", [5], "notes = [5]: must be a list of printable texts"),
