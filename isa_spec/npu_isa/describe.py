@@ -68,9 +68,15 @@ class Narrator:
         return ", ".join(self._names[i] for i in held if i)
 
     def _text(self, a: Access) -> str:
+        """Return memory and range, and what is known about it: tensors, and regions of the activation memory."""
+        known = [self._tensors(a)] if a.memory in (Memory.ACT, Memory.DRAM) else []
+        if a.memory == Memory.ACT:
+            words = self._binary.machine.region_words
+            first, last = a.first // words, (a.end - 1) // words
+            known.append(f"region {first}" if first == last else f"regions {first}..{last}")
         text = f"{a.memory.name.lower()} {_span(a.first, a.end)}"
-        name = self._tensors(a) if a.memory in (Memory.ACT, Memory.DRAM) else ""
-        return f"{text} ({name})" if name else text
+        known = [k for k in known if k]
+        return f"{text} ({', '.join(known)})" if known else text
 
 
 def _span(first: int, end: int) -> str:

@@ -36,7 +36,7 @@ def round_trip(binary: Binary) -> str:
     return text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_binaries())
 def test_anything_that_the_container_takes(binary):
     round_trip(binary)
@@ -73,17 +73,17 @@ def test_text_of_a_small_program():
 EXPECTED = """
 .layer "twice"  ; twice from ONNX nodes a, b; no dial
 .tile 0
-  load   dram_addr=192 run=64  ; dram 192..255 (input) -> act 0..3 (input)
-  load   dram_addr=128 run=64 addr=4  ; dram 128..191 (constants) -> act 4..7 (constants)
+  load   dram_addr=192 run=64  ; dram 192..255 (input) -> act 0..3 (input, region 0)
+  load   dram_addr=128 run=64 addr=4  ; dram 128..191 (constants) -> act 4..7 (constants, region 0)
   load   memory=param run=24 push=vector  ; dram 0..23 (constants) -> param 0..2
   load   memory=weight dram_addr=64 run=48 push=matrix  ; dram 64..111 (constants) -> weight 0..2
   geom   register=255 in_h=2 in_w=2 row_pitch=2
   groups
-  conv   tile_h=2 tile_w=2 pop=load push=vector  ; y 0..1 x 0..1: act 0..3 (input) + weight 0..2 -> acc0 0..3
+  conv   tile_h=2 tile_w=2 pop=load push=vector  ; y 0..1 x 0..1: act 0..3 (input, region 0) + weight 0..2 -> acc0 0..3
   vgeom  out_row_pitch=2 out_pixel_pitch=1 clamp_low=-128 clamp_high=127
   vec    tile_h=2 tile_w=2 out_base=4 lanes=2 pop=load+matrix push=store  ; y 0..1 x 0..1: acc0 0..3 + param 0..2 -> \
-act 4..7 (twice)
-  store  dram_addr=256 run=64 addr=4 pop=vector  ; act 4..7 (twice) -> dram 256..319 (output)
+act 4..7 (twice, region 0)
+  store  dram_addr=256 run=64 addr=4 pop=vector  ; act 4..7 (twice, region 0) -> dram 256..319 (output)
   halt
 
 .data constants
@@ -301,3 +301,25 @@ def test_empty_text():
 def test_strange_text_is_an_error_of_the_user(text):
     with pytest.raises(AsmError):
         assemble(text, "x.s")
+
+
+def test_damaged_text_is_an_error_or_another_program():
+    texts = [TEXT, disassemble(small_binary(0))[:5000]]
+    answers = set()
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        text = list(texts[seed % 2])
+        for at in rng.integers(len(text) - 40, size=3):
+            match int(rng.integers(3)):
+                case 0:
+                    text[at] = str(rng.choice(list('"\\[]=+,;.:09afx \t-_\0\n')))
+                case 1:
+                    del text[at : at + int(rng.integers(1, 30))]
+                case _:
+                    text[at:at] = text[at + 9 : at + 29]
+        try:
+            assemble("".join(text), "x.s")
+            answers.add("program")
+        except AsmError:
+            answers.add("error")
+    assert answers == {"program", "error"}

@@ -31,7 +31,7 @@ def refused(data: bytes) -> str:
     return error.value.message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_binaries())
 def test_round_trip(binary):
     data = to_bytes(binary)
