@@ -1,6 +1,7 @@
 """Why a binary takes the cycles it takes: what 4 bits could save, what they saved, and where the rest is."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from npu_sim.counters import MatrixUse, engine_rows, ideal_cycles, matrix_use, spent
 
@@ -113,7 +114,7 @@ def what_would_help(session: Session) -> list[tuple[str, int, int, int]]:
         then = max(now // LESS, 1) if name == "dram_latency_cycles" else now * factor
         if name == "weight_rows_per_cycle" and machine.array_rows % then:
             continue
-        changes = {name: then}
+        changes: dict[str, Any] = {name: then}
         if name == "dram_bytes_per_cycle":
             changes["dram_burst_bytes"] = max(machine.dram_burst_bytes, then)
         other = TimingModel(session.ops, replace(machine, **changes)).simulate(session.boundaries).total_cycles

@@ -1,0 +1,135 @@
+"""The .npuq file: whole round trip, equal bytes, and every damage refused with a message."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from npu_compiler import golden, npuq
+from npu_compiler.qdump import dump
+from npu_compiler.qgraph import QConv
+from npu_compiler.qverify import verify_quantized
+from npu_isa.container import HEAD, seal, unseal
+from npu_isa.errors import ContainerError
+
+from tests.qgraphs import random_images, random_qgraph
+
+GRAPH = random_qgraph(np.random.default_rng(3))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_round_trip(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    graph = random_qgraph(rng)
+    npuq.save(graph, tmp_path / "x.npuq")
+    again = npuq.load(tmp_path / "x.npuq")
+    assert npuq.to_bytes(again) == (tmp_path / "x.npuq").read_bytes()
+    assert dump(again) == dump(graph)
+    images = random_images(rng, graph, 2)
+    full = [graph.tensors[n.src].groups for n in graph.lowerable]
+    a, b = (golden.run(g, images, full)[graph.output] for g in (graph, again))
+    assert np.array_equal(a, b)
+
+
+def changed(edit):
+    """Return file bytes whose manifest or arrays were edited, with the checksum made anew."""
+    arrays, manifest = unseal(npuq.to_bytes(GRAPH), npuq.MAGIC, npuq.VERSION, "x")
+    arrays = {k: v.copy() for k, v in arrays.items()}
+    edit(manifest, arrays)
+    return seal(npuq.MAGIC, npuq.VERSION, arrays, manifest)
+
+
+def conv_at(manifest):
+    return next(i for i, n in enumerate(manifest["nodes"]) if n["node"] == "conv" and n["lowering"])
+
+
+EDITS = {
+    "missing field": (lambda m, a: m.pop("input"), "the manifest must be an object of"),
+    "unknown field": (lambda m, a: m.update(extra=1), "the manifest must be an object of"),
+    "wrong type": (lambda m, a: m.update(name=3), "name must be a text"),
+    "bool for int": (lambda m, a: m["output_shape"].__setitem__(0, True), "output_shape.0 must be a whole number"),
+    "unknown node": (lambda m, a: m["nodes"][0].update(node="magic"), "nodes.0 must be a node of kind"),
+    "array gone": (lambda m, a: a.pop("table"), "table must be an array of the file"),
+    "array too much": (lambda m, a: a.update(more=np.zeros(1)), "arrays that nothing names: more"),
+    "table shape": (lambda m, a: a.update(table=a["table"][:, :255]), "shape of the pixel table"),
+    "no output": (lambda m, a: m.update(output="nope"), "the output is not made"),
+    "scale": (lambda m, a: m["tensors"][m["output"]].update(scale=-1.0), "scale -1"),
+    "size": (lambda m, a: m["tensors"][m["output"]].update(height=0), "size 0x"),
+    "order": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["order"].__setitem__(0, 77), "the order is no perm"),
+    "position": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["act_shift"].__setitem__(0, 9), "activation posit"),
+    "kernel": (lambda m, a: m["nodes"][conv_at(m)]["window"].update(kernel=[7, 9]), "weights int8"),
+    "stride": (lambda m, a: m["nodes"][conv_at(m)]["window"].update(stride=[0, 1]), "window"),
+    "shift": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.shift"].fill(48), "shift outside 1..47"),
+    "mult": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.mult"].fill(-1), "mult outside"),
+    "clamp": (lambda m, a: m["nodes"][conv_at(m)]["epilogue"].update(low=5), "clamp 5.."),
+    "overflow": (lambda m, a: a[f"nodes.{conv_at(m)}.lowering.bias_rows"].fill((1 << 31) - 1), "a sum may reach"),
+    "std": (lambda m, a: m["preprocess"].update(std=[0.0] * len(m["preprocess"]["std"])), "preprocessing numbers"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_file_is_refused(name):
+    edit, message = EDITS[name]
+    with pytest.raises(ContainerError) as error:
+        npuq.from_bytes(changed(edit), "x.npuq")
+    assert message in str(error.value)
+    assert str(error.value).startswith("x.npuq")
+    assert "quantize the model again" in str(error.value) or "accumulator" in str(error.value)
+
+
+def test_the_edits_start_from_a_good_file():
+    npuq.from_bytes(changed(lambda m, a: None), "x")
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_random_changes_of_the_manifest_are_refused_or_harmless(data):
+    """Any value of the manifest replaced by another: a ContainerError, or a graph that obeys every rule."""
+
+    def edit(manifest, arrays):
+        place, key = manifest, data.draw(st.sampled_from(sorted(manifest)))
+        while isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
+            place = place[key]
+            key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        place[key] = data.draw(st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.text(max_size=3))
+
+    try:
+        graph = npuq.from_bytes(changed(edit), "x")
+    except ContainerError:
+        return
+    verify_quantized(graph, "x")
+
+
+@pytest.mark.parametrize("length", [0, 5, HEAD - 1, HEAD, HEAD + 10])
+def test_cut_short(length):
+    with pytest.raises(ContainerError):
+        npuq.from_bytes(npuq.to_bytes(GRAPH)[:length], "x")
+
+
+def test_flipped_bytes_are_found_by_the_checksum():
+    data = bytearray(npuq.to_bytes(GRAPH))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(ContainerError, match="checksum"):
+        npuq.from_bytes(bytes(data), "x")
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(ContainerError, match="cannot read: No such file"):
+        npuq.load(tmp_path / "no.npuq")
+    (tmp_path / "x.npuq").write_text(json.dumps({}))
+    with pytest.raises(ContainerError, match="not a npuqnt file"):
+        npuq.load(tmp_path / "x.npuq")
+
+
+def test_rules_hold_for_what_the_compiler_makes():
+    for seed in range(100):
+        verify_quantized(random_qgraph(np.random.default_rng(seed)), "random")
+
+
+def test_two_owners_of_a_tensor_are_refused():
+    conv = next(n for n in GRAPH.nodes if isinstance(n, QConv))
+    twice = replace(GRAPH, nodes=(*GRAPH.nodes, replace(conv, name="again")))
+    with pytest.raises(ContainerError, match="again: output"):
+        verify_quantized(twice, "x")
