@@ -1,6 +1,6 @@
-"""What values the tensors of a float graph take on calibration images: ranges, then histograms."""
+"""What values the tensors of a float graph take on calibration images: ranges and histograms, in one pass."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,28 +13,86 @@ from npu_compiler.graph import Graph
 from npu_compiler.qgraph import U8, Preprocess
 
 BINS = 2048
-BATCH_ELEMENTS = 1 << 24  # values of all tensors alive at once
+SAMPLES = 1 << 15  # values of a channel that its histogram holds, about, spread over all images
+BATCH_ELEMENTS = 1 << 22  # values of the largest tensor of a batch of images
 
 F64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How often values occur.
+    """How often values occur, to the nearest whole multiple of `step`.
 
     Attributes:
-        counts: int64, shape (channels, BINS); one row for all channels together where they are not told apart.
-        centers: value in the middle of each bin, shape (BINS,).
+        counts: int64, shape (rows, BINS): rows are channels, or one row for all channels together.
+        base: multiple of `step` that the first bin stands for: 0, or -BINS / 2 where values may be negative.
+        step: a power of two.
     """
 
     counts: NDArray[np.int64]
-    centers: F64
+    base: int
+    step: float
+
+    @property
+    def centers(self) -> F64:
+        """Value that each bin stands for, shape (BINS,)."""
+        return np.asarray((np.arange(BINS) + self.base) * self.step, np.float64)
 
     @property
     def mean_square(self) -> F64:
         """Mean of the squares of each row's values, shape (rows,)."""
         total = np.maximum(self.counts.sum(axis=1), 1)
         return np.asarray(self.counts @ self.centers**2 / total)
+
+    def coarser(self, step: float) -> "Histogram":
+        """Return the histogram with a step some powers of two larger, or as large."""
+        factor = round(step / self.step)
+        new = np.floor((np.arange(BINS) + self.base) / factor + 0.5).astype(np.int64) - self.base
+        starts = np.flatnonzero(np.diff(new, prepend=-1))
+        counts = np.zeros_like(self.counts)
+        counts[:, new[starts]] = np.add.reduceat(self.counts, starts, axis=1)
+        return Histogram(counts, self.base, step)
+
+    def total(self) -> "Histogram":
+        """Return the histogram of all rows together."""
+        return Histogram(self.counts.sum(axis=0, keepdims=True), self.base, self.step)
+
+
+def joined(parts: Sequence[Histogram]) -> Histogram:
+    """Return one histogram of the values of several with equal rows and base."""
+    step = max(p.step for p in parts)
+    counts = sum((p.coarser(step).counts for p in parts), np.zeros_like(parts[0].counts))
+    return Histogram(counts, parts[0].base, step)
+
+
+class Tally:
+    """Range and histogram of one tensor, taken batch by batch; the step grows as larger values come.
+
+    Args:
+        channels: of the tensor.
+        signed: whether values may be negative.
+        by_channel: a row per channel instead of one.
+    """
+
+    def __init__(self, channels: int, *, signed: bool, by_channel: bool) -> None:
+        self.low = self.high = 0.0
+        rows = channels if by_channel else 1
+        base = -BINS // 2 if signed else 0
+        self.histogram = Histogram(np.zeros((rows, BINS), np.int64), base, 2.0**-100)
+
+    def add(self, x: NDArray[np.float32], every: int, first: int) -> None:
+        """Count every so-maniest pixel of a batch (n, channels, height, width), its first pixels being `first`."""
+        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        base, rows = self.histogram.base, len(self.histogram.counts)
+        reach = max(self.high / (BINS - 1 + base), self.low / base if base else 0.0)
+        if reach > self.histogram.step:
+            self.histogram = self.histogram.coarser(2.0 ** np.ceil(np.log2(reach)))
+        some = x.reshape(*x.shape[:2], -1)[..., first::every]
+        index = np.rint(some * np.float32(1 / self.histogram.step)).astype(np.int32) - base
+        if rows > 1:
+            index += (np.arange(rows, dtype=np.int32) * BINS)[:, None]
+        counts = self.histogram.counts
+        counts += np.bincount(index.ravel(), minlength=rows * BINS).reshape(rows, BINS)
 
 
 def check_images(graph: Graph, images: U8, pre: Preprocess) -> None:
@@ -62,55 +120,36 @@ def pixel_values(pre: Preprocess) -> F64:
     return np.asarray((pixels[None, :] - np.array(pre.mean)[:, None]) / np.array(pre.std)[:, None])
 
 
-def batches(graph: Graph, images: U8, pre: Preprocess) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield every tensor of the float graph, float32 (n, channels, height, width), batch by batch."""
-    per_image = sum(int(np.prod(s)) for s in graph.shapes.values())
-    size = max(1, BATCH_ELEMENTS // per_image)
-    values = pixel_values(pre).astype(np.float32)
-    channel = np.arange(len(values))
-    for first in range(0, len(images), size):
-        batch = values[channel, images[first : first + size]]
-        yield evaluate(graph, np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), keep=True)
+def tallies(
+    graph: Graph, images: U8, pre: Preprocess, signed: Mapping[str, bool], by_channel: set[str]
+) -> dict[str, Tally]:
+    """Take range and histogram of every tensor of the float graph on calibration images.
 
-
-def ranges(graph: Graph, images: U8, pre: Preprocess) -> dict[str, tuple[float, float]]:
-    """Return the least and largest value of every tensor, zero included.
+    Args:
+        graph: the network.
+        images, pre: calibration images (N, height, width, channels) and their way to the network's input.
+        signed: of every tensor: whether its values may be negative.
+        by_channel: tensors whose channels are told apart.
 
     Raises:
         DataError: a tensor is not finite.
     """
-    found = {t: (0.0, 0.0) for t in graph.shapes}
-    for batch in batches(graph, images, pre):
-        for tensor, x in batch.items():
-            low, high = float(x.min()), float(x.max())
-            if not np.isfinite([low, high]).all():
+    found = {t: Tally(s[0], signed=signed[t], by_channel=t in by_channel) for t, s in graph.shapes.items()}
+    every = {t: max(1, len(images) * h * w // SAMPLES) | 1 for t, (_, h, w) in graph.shapes.items()}
+    size = batch_size(int(np.prod(s)) for s in graph.shapes.values())
+    values = pixel_values(pre).astype(np.float32)
+    for first in range(0, len(images), size):
+
+        def visit(tensor: str, x: NDArray[Any], number: int = first // size) -> None:
+            if not (np.isfinite(x.min()) and np.isfinite(x.max())):
                 raise DataError(f"{tensor} is not finite on the calibration images", graph.name, "check the model")
-            found[tensor] = (min(low, found[tensor][0]), max(high, found[tensor][1]))
+            found[tensor].add(x, every[tensor], number % every[tensor] % (x.shape[2] * x.shape[3]))
+
+        batch = values[np.arange(len(values)), images[first : first + size]]
+        evaluate(graph, np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), visit=visit)
     return found
 
 
-def histograms(
-    graph: Graph, images: U8, pre: Preprocess, spans: Mapping[str, tuple[float, float]], by_channel: set[str]
-) -> dict[str, Histogram]:
-    """Count the values of the tensors in `spans`, each in BINS bins from its span's low to its high end.
-
-    Args:
-        graph, images, pre: as for `ranges`.
-        spans: range of each tensor wanted, as wide as its values.
-        by_channel: tensors whose channels are told apart.
-    """
-    rows = {t: graph.shapes[t][0] if t in by_channel else 1 for t in spans}
-    counts = {t: np.zeros(rows[t] * BINS, np.int64) for t in spans}
-    for batch in batches(graph, images, pre):
-        for tensor, (low, high) in spans.items():
-            x = batch[tensor]
-            index = ((x - np.float32(low)) * np.float32(BINS / max(high - low, 1e-30))).astype(np.int32)
-            np.clip(index, 0, BINS - 1, out=index)
-            if tensor in by_channel:
-                index += (np.arange(x.shape[1], dtype=np.int32) * BINS)[:, None, None]
-            counts[tensor] += np.bincount(index.ravel(), minlength=rows[tensor] * BINS)
-    found = {}
-    for tensor, (low, high) in spans.items():
-        centers = low + (np.arange(BINS) + 0.5) * (high - low) / BINS
-        found[tensor] = Histogram(counts[tensor].reshape(-1, BINS), centers)
-    return found
+def batch_size(elements: Iterable[int]) -> int:
+    """Return the images that are evaluated at once, from the values of each tensor of one image."""
+    return max(1, BATCH_ELEMENTS // max(elements))

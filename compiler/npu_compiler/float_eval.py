@@ -1,5 +1,6 @@
 """The float graph's meaning: a plain NumPy evaluator, for calibration and as a reference in tests."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,26 @@ F = NDArray[Any]
 BLOCK_ELEMENTS = 1 << 19  # of the unfolded windows of a block of images: they stay in a processor's cache
 
 
-def evaluate(graph: Graph, x: NDArray[np.float32], keep: bool = False) -> dict[str, F]:
+def evaluate(
+    graph: Graph, x: NDArray[np.float32], keep: bool = False, visit: Callable[[str, F], None] = lambda name, x: None
+) -> dict[str, F]:
     """Evaluate a batch.
 
     Args:
         graph: the network.
         x: float32 (N, channels, height, width).
         keep: return every tensor, not the output alone.
+        visit: called with the name and the values of each tensor once they are there, the input first.
 
     Returns:
         float32 arrays (N, channels, height, width) by tensor name.
     """
     values: dict[str, F] = {graph.input: x}
+    visit(graph.input, x)
     last_use = {t: i for i, n in enumerate(graph.nodes) for t in inputs(n)}
     for index, node in enumerate(graph.nodes):
         values[node.out] = _node(graph, node, values)
+        visit(node.out, values[node.out])
         if not keep:
             for tensor in set(inputs(node)):
                 if last_use[tensor] == index and tensor != graph.output:
@@ -123,7 +129,7 @@ def _pool(node: Pool, x: F) -> F:
 
 def _dense(windows: F, weight: F, groups: int, y: F) -> None:
     """Write the sums of a block of images to `y`: columns of the windows, then one product per image and group."""
-    n, channels, height, width, kh, kw = windows.shape
+    n, _, height, width = windows.shape[:4]
     columns = np.ascontiguousarray(windows.transpose(0, 1, 4, 5, 2, 3)).reshape(n, groups, -1, height * width)
     matrix = weight.reshape(groups, len(weight) // groups, -1)
     np.matmul(matrix, columns, out=y.reshape(n, groups, -1, height * width))

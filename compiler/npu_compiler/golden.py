@@ -4,7 +4,7 @@ A convolution is one product of 8-bit operands, of which the places below the bo
 matrices run in floating point whose mantissa holds every sum exactly, which is checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,11 @@ BLOCK_ELEMENTS = 1 << 19  # of the gathered windows of a block of images: they s
 
 
 def run(
-    graph: QuantizedGraph, image_bytes: NDArray[np.uint8], boundaries: Sequence[int], keep: bool = False
+    graph: QuantizedGraph,
+    image_bytes: NDArray[np.uint8],
+    boundaries: Sequence[int],
+    keep: bool = False,
+    visit: Callable[[str, Ints], None] = lambda name, x: None,
 ) -> dict[str, Ints]:
     """Compute the output of a batch of images.
 
@@ -32,6 +36,7 @@ def run(
         image_bytes: input bytes (after the preprocessing table), uint8, shape (N, height, width, channels).
         boundaries: groups in 4 bits of each convolution of `graph.lowerable`.
         keep: return every tensor, not the output alone.
+        visit: called with the name and the values of each tensor but the input once they are there.
 
     Returns:
         tensor name to its values, int16, shape (N, height, width, physical channels).
@@ -46,6 +51,7 @@ def run(
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     for index, node in enumerate(graph.nodes):
         values[node.out] = run_node(graph, node, values, low.get(node.name, 0))
+        visit(node.out, values[node.out])
         if not keep:
             for name in {n for n in node.inputs if last[n] == index and n != graph.output}:
                 del values[name]

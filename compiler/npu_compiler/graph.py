@@ -156,9 +156,10 @@ class Graph:
             parts = []
             for f in fields(node):
                 value = getattr(node, f.name)
-                if f.name in ("name", "out", "onnx_nodes") or value == f.default:
-                    continue
-                parts.append(f"{f.name}={value.shape if isinstance(value, np.ndarray) else value}")
+                if isinstance(value, np.ndarray):
+                    parts.append(f"{f.name}={value.shape}")
+                elif f.name not in ("name", "out", "onnx_nodes") and value != f.default:
+                    parts.append(f"{f.name}={value}")
             shape = "x".join(map(str, self.shapes[node.out]))
             lines.append(f"  {node.out}: {shape} = {type(node).__name__}({', '.join(parts)})")
         return "\n".join(lines) + "\n"

@@ -12,7 +12,6 @@ With x a value, w a weight, lx and lw what they stand for once lowered, and E ov
 Taps that fall on the padded border are counted like the others.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from npu_isa.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
 
 from npu_compiler import golden
-from npu_compiler.calibrate import BATCH_ELEMENTS, F64
+from npu_compiler.calibrate import F64, batch_size
 from npu_compiler.multipliers import prove_no_overflow
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.qgraph import GROUP, U8, Lowering, QConv, QTensor, QuantizedGraph
@@ -69,23 +68,19 @@ def lower_graph(graph: QuantizedGraph, image_bytes: U8, dial: set[str], options:
     return replace(graph, nodes=tuple(lowered.get(n.name, n) for n in graph.nodes))
 
 
-def golden_batches(graph: QuantizedGraph, image_bytes: U8, share: float) -> Iterator[dict[str, NDArray[np.int16]]]:
-    """Yield every tensor batch by batch, with this share of each layer's groups in 4 bits (0 or 1)."""
-    per_image = sum(t.height * t.width * t.channels for t in graph.tensors.values())
-    size = max(1, BATCH_ELEMENTS // (2 * per_image))
-    boundaries = [round(graph.tensors[n.src].groups * share) for n in graph.lowerable]
-    for first in range(0, len(image_bytes), size):
-        yield golden.run(graph, image_bytes[first : first + size], boundaries, keep=True)
-
-
 def value_counts(graph: QuantizedGraph, image_bytes: U8, tensors: set[str]) -> dict[str, NDArray[np.int64]]:
     """Count the 8-bit values of each channel of some tensors at boundary 0; int64, shape (channels, 256) each."""
     counts = {t: np.zeros(graph.tensors[t].channels * 256, np.int64) for t in sorted(tensors)}
-    for batch in golden_batches(graph, image_bytes, 0.0):
-        for tensor, total in counts.items():
+
+    def visit(tensor: str, x: NDArray[np.int16]) -> None:
+        if tensor in counts:
             low = graph.tensors[tensor].limits[0]
-            index = batch[tensor].astype(np.int32) + (np.arange(batch[tensor].shape[3], dtype=np.int32) * 256 - low)
-            total += np.bincount(index.ravel(), minlength=len(total))
+            index = x.astype(np.int32) + (np.arange(x.shape[3], dtype=np.int32) * 256 - low)
+            counts[tensor] += np.bincount(index.ravel(), minlength=len(counts[tensor]))
+
+    size = batch_size(t.height * t.width * t.channels for t in graph.tensors.values())
+    for first in range(0, len(image_bytes), size):
+        golden.run(graph, image_bytes[first : first + size], [0] * len(graph.lowerable), visit=visit)
     return {t: c.reshape(-1, 256) for t, c in counts.items()}
 
 

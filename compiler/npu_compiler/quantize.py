@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 from npu_isa.errors import DataError
-from numpy.typing import NDArray
 
 from npu_compiler.build import build
-from npu_compiler.calibrate import Histogram, check_images, histograms, pixel_values, ranges
+from npu_compiler.calibrate import Histogram, check_images, joined, pixel_values, tallies
 from npu_compiler.graph import Conv, Graph, TensorQuant
 from npu_compiler.lowering import lower_graph
 from npu_compiler.options import QuantizeOptions
@@ -87,37 +86,26 @@ def choose_scales(
 ) -> tuple[dict[str, TensorQuant], dict[str, Histogram]]:
     """Return the quantization of every tensor, and the histograms of the tensors that the dial's layers read."""
     graph, classes = prepared.graph, prepared.classes
-    seen = ranges(graph, images, preprocess)
     positive = non_negative(graph)
     members: dict[str, list[str]] = {}
     for tensor, name in classes.items():
         members.setdefault(name, []).append(tensor)
-    spans: dict[str, tuple[float, float]] = {}
-    signs: dict[str, bool] = {}
-    for name, tensors in members.items():
-        span = (min(seen[t][0] for t in tensors), max(seen[t][1] for t in tensors))
-        spans |= dict.fromkeys(tensors, span)
-        signs[name] = not all(positive[t] for t in tensors)
+    signs = {name: not all(positive[t] for t in tensors) for name, tensors in members.items()}
     by_channel = {n.src for n in graph.nodes if n.name in dial and isinstance(n, Conv) and n.src != graph.input}
-    wanted = {t for t in spans if t in by_channel or (classes[t] not in graph.quant and t != graph.output)}
-    found = histograms(graph, images, preprocess, {t: spans[t] for t in sorted(wanted)}, by_channel)
-    readers = demands(prepared, found, dial)
+    seen = tallies(graph, images, preprocess, {t: signs[c] for t, c in classes.items()}, by_channel)
+    readers = demands(prepared, {t: seen[t].histogram for t in by_channel}, dial)
     quant: dict[str, TensorQuant] = {}
     for name, tensors in members.items():
+        span = (min(seen[t].low for t in tensors), max(seen[t].high for t in tensors))
         if name in graph.quant:
             chosen = graph.quant[name]
         elif name == graph.output:
-            chosen = TensorQuant(max(map(abs, spans[name])) / WIDE_LEVELS or 1.0, True)
+            chosen = TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
         else:
-            total = _sum([found[t] for t in tensors])
-            base = method_scale(total, spans[name], signs[name], options)
+            total = joined([seen[t].histogram.total() for t in tensors])
+            base = method_scale(total, span, signs[name], options)
             if options.aligned:
                 base = aligned_scale(base, total, [readers[t] for t in tensors if t in readers], signs[name])
             chosen = TensorQuant(base, signs[name])
         quant |= dict.fromkeys(tensors, chosen)
-    return quant, {t: found[t] for t in by_channel}
-
-
-def _sum(parts: list[Histogram]) -> Histogram:
-    counts: NDArray[np.int64] = sum((p.counts.sum(axis=0, keepdims=True) for p in parts), np.zeros((1, 1), np.int64))
-    return Histogram(counts, parts[0].centers)
+    return quant, {t: seen[t].histogram for t in by_channel}

@@ -23,6 +23,9 @@ ALIGN_FACTORS = 2.0 ** np.linspace(-0.5, 0.5, 33)
 WEIGHT_ALIGN_FACTORS = 2.0 ** np.linspace(-0.25, 0.75, 17)
 LOSS_8BIT = 4.0  # the aligned scale may cost this many times the 8-bit error of the best one
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
+BLOCK_ELEMENTS = 1 << 16
+
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -176,28 +179,53 @@ def weight_scales(
     base = np.where(base == 0, 1.0, base)
     if mean_square is None or groups is None or not options.aligned:
         return base
-    best, least = base, np.full(len(base), np.inf)
-    starts = np.argsort(groups, kind="stable")
-    edges = np.flatnonzero(np.diff(groups[starts], prepend=-1))
-    sorted_weight = weight[:, starts]
-    importance = (mean_square[starts] + 1e-6 * mean_square.mean() + 1e-30)[:, None]
-    for factor in WEIGHT_ALIGN_FACTORS:
-        scale = base * factor
-        error = _weight_error(sorted_weight, scale, importance, edges)
-        better = error < least
-        best, least = np.where(better, scale, best), np.where(better, error, least)
+    block, importance = _by_group(weight, mean_square + 1e-6 * mean_square.mean() + 1e-30, groups)
+    best, least = base.copy(), np.full(len(base), np.inf)
+    step = max(1, BLOCK_ELEMENTS // block[0].size)
+    for first in range(0, len(block), step):  # a block of output channels stays in the processor's cache
+        part = slice(first, first + step)
+        for scale in base[part] * WEIGHT_ALIGN_FACTORS[:, None]:
+            error = _weight_error(block[part], scale, importance)
+            better = error < least[part]
+            best[part] = np.where(better, scale, best[part])
+            least[part] = np.where(better, error, least[part])
     return best
 
 
-def _weight_error(weight: F64, scale: F64, importance: F64, edges: NDArray[np.int64]) -> F64:
-    """Return the error of each output channel's lowered weights at the best position of every group."""
-    real = weight / scale[:, None, None]
+def _by_group(weight: F64, mean_square: F64, groups: NDArray[np.int64]) -> tuple[F32, F32]:
+    """Return weights and importance by group, zeros where a group is not full.
+
+    Returns:
+        weights, shape (out, groups, GROUP * taps), and the importance of each, shape (groups, GROUP * taps).
+    """
+    taps = weight.shape[2]
+    order = np.argsort(groups, kind="stable")
+    rank = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])  # place inside the group
+    at = groups[order] * GROUP + rank
+    wide = np.zeros((len(weight), (int(groups.max()) + 1) * GROUP, taps), np.float32)
+    wide[:, at] = weight[:, order]
+    importance = np.zeros(wide.shape[1:], np.float32)
+    importance[at] = mean_square[order, None]
+    return wide.reshape(len(weight), -1, GROUP * taps), importance.reshape(-1, GROUP * taps)
+
+
+def _weight_error(weight: F32, scale: F64, importance: F32) -> F64:
+    """Return the error of each output channel's lowered weights at the best position of every group.
+
+    Args:
+        weight, importance: as `_by_group` returns them.
+        scale: shape (out,).
+    """
+    real = weight / scale[:, None, None].astype(np.float32)
     q = np.clip(np.rint(real), -127, 127)
-    least = None
+    off = np.empty_like(q)
+    errors = []
     for s in SHIFTS:
-        low = np.clip(np.floor(q / (1 << s) + (0.5 if s else 0.0)), -8, 7) * (1 << s)
-        off = ((real - low) ** 2 * importance).sum(axis=2)
-        by_group = np.add.reduceat(off, edges, axis=1)
-        least = by_group if least is None else np.minimum(least, by_group)
-    assert least is not None
-    return np.asarray(least.sum(axis=1) * scale**2)
+        np.multiply(q, np.float32(0.5**s), out=off)
+        off += np.float32(0.5 if s else 0.0)
+        np.clip(np.floor(off, out=off), -8, 7, out=off)
+        off *= np.float32(1 << s)
+        off -= real
+        off *= off
+        errors.append(np.einsum("ogk,gk->og", off, importance))
+    return np.asarray(np.min(errors, axis=0).sum(axis=1, dtype=np.float64) * scale**2)

@@ -23,7 +23,7 @@ from npu_isa.container import to_bytes
 from npu_isa.errors import NpuError
 from npu_isa.machine import load_machine
 from npu_runtime.data import Dataset, Geometry, load_dataset
-from npu_runtime.evaluate import evaluate
+from npu_runtime.evaluating import evaluate
 from npu_runtime.session import Session
 
 from tests.equality import compare
