@@ -21,8 +21,10 @@ LINE_BYTES = 64  # of data
 _MNEMONIC = max(len(spec.name) for spec in SPECS)
 
 
-def disassemble(binary: Binary) -> str:
+def disassemble(binary: Binary, *, data: bool = True) -> str:
     """Return the text of a binary; `asm.assemble` gives the binary back, but for `location_of`.
+
+    Without `data` the constants are left out: a text to read.
 
     Comments say what each instruction does; they are left out where the program is too wrong to follow.
 
@@ -34,7 +36,7 @@ def disassemble(binary: Binary) -> str:
         ops = resolve(program)
     except ProgramError:
         ops = ()
-    parts = (_head(binary), _code(binary, program, ops), _data(binary, ops))
+    parts = (_head(binary), _code(binary, program, ops), *((_data(binary, ops),) if data else ()))
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
