@@ -20,7 +20,7 @@ def evaluate(
     """Evaluate a batch.
 
     Args:
-        graph: the network.
+        graph: the network; fixed quantizations clamp their tensors but do not round them.
         x: float32 (N, channels, height, width).
         keep: return every tensor, not the output alone.
         visit: called with the name and the values of each tensor once they are there, the input first.
@@ -28,17 +28,25 @@ def evaluate(
     Returns:
         float32 arrays (N, channels, height, width) by tensor name.
     """
-    values: dict[str, F] = {graph.input: x}
-    visit(graph.input, x)
+    values: dict[str, F] = {graph.input: _fixed(graph, graph.input, x)}
+    visit(graph.input, values[graph.input])
     last_use = {t: i for i, n in enumerate(graph.nodes) for t in inputs(n)}
     for index, node in enumerate(graph.nodes):
-        values[node.out] = _node(graph, node, values)
+        values[node.out] = _fixed(graph, node.out, _node(graph, node, values))
         visit(node.out, values[node.out])
         if not keep:
             for tensor in set(inputs(node)):
                 if last_use[tensor] == index and tensor != graph.output:
                     del values[tensor]
     return values if keep else {graph.output: values[graph.output]}
+
+
+def _fixed(graph: Graph, tensor: str, x: F) -> F:
+    """Clamp a tensor whose quantization a QDQ model fixes: quantizers leave a ReLU to the clamp of unsigned bytes."""
+    if tensor not in graph.quant:
+        return x
+    low, high = graph.quant[tensor].limits
+    return np.clip(x, np.float32(low), np.float32(high))
 
 
 def _node(graph: Graph, node: Node, values: dict[str, F]) -> F:

@@ -27,10 +27,16 @@ class Activation:
 
 @dataclass(frozen=True)
 class TensorQuant:
-    """Quantization fixed by a QDQ model: symmetric, zero point 0."""
+    """Quantization fixed by a QDQ model: symmetric, zero point 0. Its tensor takes no values outside `limits`."""
 
     scale: float
     signed: bool
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and largest value of the tensor."""
+        low, high = (-128, 127) if self.signed else (0, 255)
+        return low * self.scale, high * self.scale
 
 
 @dataclass(frozen=True, eq=False)

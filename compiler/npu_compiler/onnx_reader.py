@@ -1,6 +1,7 @@
 """From an ONNX file to the float graph: opset 11 to 21, float models and symmetric QDQ models.
 
-Each supported operator has one small function in `onnx_ops`; this module loads, folds constants and walks the nodes.
+Each supported operator has one small function (`onnx_ops`, `onnx_moves`, `onnx_qdq`); this module loads, folds
+constants and walks the nodes.
 """
 
 from pathlib import Path
@@ -12,8 +13,9 @@ from npu_isa.errors import ModelError, UnsupportedError
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from npu_compiler import onnx_moves, onnx_ops, onnx_qdq  # noqa: F401  they register their operators
 from npu_compiler.graph import Graph
-from npu_compiler.onnx_ops import OPERATORS, Importer, Refused
+from npu_compiler.onnx_importer import OPERATORS, Importer, Refused
 
 OPSETS = range(11, 22)
 MAX_FOLDED_ELEMENTS = 1 << 26
@@ -41,16 +43,29 @@ def read_onnx(path: str | Path, *, requantize: bool = False) -> Graph:
     except Exception as error:  # the library raises many types; all mean a damaged model
         raise ModelError(f"shape inference fails: {_first_line(error)}", where, "check the model") from None
     importer = Importer(model.graph.name or where, *_image_input(model, where), requantize=requantize)
+    refused = _walk(model, importer)
+    if refused:
+        raise UnsupportedError(
+            "; ".join(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+        )
+    return _finish(model, importer, where)
+
+
+def _walk(model: onnx.ModelProto, importer: Importer) -> list[str]:
+    """Import every node; return the refusals.
+
+    What reads a refused node is judged too where shape inference knows what the node makes; else it is passed over.
+    """
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    inferred = {v.name: v.type.tensor_type for v in (*model.graph.value_info, *model.graph.output)}
+    opset = {o.domain: o for o in model.opset_import}
     refused: list[str] = []
     lost: set[str] = set()
-    opset = {o.domain: o for o in model.opset_import}
     for index, node in enumerate(model.graph.node):
-        label = f"{node.name or f'#{index}'} ({node.op_type})"
         if _fold_constant(node, constants, opset, importer):
             continue
         function = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if function is not None and lost & set(node.input):  # made by a node that is refused already
+        if function is not None and lost & set(node.input):
             lost.update(node.output)
             continue
         try:
@@ -58,13 +73,12 @@ def read_onnx(path: str | Path, *, requantize: bool = False) -> Graph:
                 raise Refused("operator not supported")
             function(importer, node, constants)
         except Refused as error:
-            refused.append(f"node {label}: {error}")
-            lost.update(node.output)
-    if refused:
-        raise UnsupportedError(
-            "; ".join(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
-        )
-    return _finish(model, importer, where)
+            refused.append(f"node {node.name or f'#{index}'} ({node.op_type}): {error}")
+            for name in node.output:
+                shape = tuple(d.dim_value for d in inferred[name].shape.dim[1:]) if name in inferred else ()
+                if not importer.assume(name, shape):
+                    lost.add(name)
+    return refused
 
 
 def _load(path: Path, where: str) -> onnx.ModelProto:

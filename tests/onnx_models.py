@@ -1,0 +1,110 @@
+"""Small ONNX models for tests: built node by node, and run by onnxruntime as the reference."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from npu_compiler.float_eval import evaluate
+from npu_compiler.graph import Graph
+from npu_compiler.onnx_reader import read_onnx
+from npu_compiler.passes import optimize
+from onnx import TensorProto, helper, numpy_helper
+
+TOLERANCE = 1e-5  # float32 sums of a few hundred terms in another order
+IR_VERSIONS = {opset: 8 for opset in range(11, 19)} | {19: 9, 20: 9, 21: 10}
+
+
+class Net:
+    """A model under construction: one image input `x`, constants, nodes that follow each other.
+
+    Args:
+        shape: (channels, height, width) of the input.
+        opset: version of the standard operators.
+        seed: of the random weights.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], opset: int = 17, seed: int = 0) -> None:
+        self.shape = shape
+        self.opset = opset
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Add an initializer and return its name."""
+        name = f"c{len(self.constants)}"
+        self.constants[name] = np.asarray(value, dtype)
+        return name
+
+    def weight(self, *shape: int, spread: float = 0.5) -> str:
+        """Add random weights and return their name."""
+        return self.constant(self.rng.normal(0, spread, shape))
+
+    def node(self, operator: str, *inputs: str, outputs: int = 1, name: str | None = None, **attributes: Any) -> str:
+        """Append a node and return its first output: the name of the node, with .1, .2 for further ones."""
+        name = f"{operator.lower()}_{len(self.nodes)}" if name is None else name
+        made = [name, *(f"{name}.{i}" for i in range(1, outputs))]
+        self.nodes.append(helper.make_node(operator, list(inputs), made, name, **attributes))
+        return name
+
+    def conv(self, src: str, ins: int, outs: int, kernel: tuple[int, int], group: int = 1, **attributes: Any) -> str:
+        """Append a convolution with random weights and bias."""
+        weight = self.weight(outs, ins // group, *kernel, spread=(ins // group * kernel[0] * kernel[1]) ** -0.5)
+        return self.node("Conv", src, weight, self.weight(outs), group=group, **attributes)
+
+    def model(self, *outputs: str, batch: str | int = "N", ir_version: int | None = None) -> onnx.ModelProto:
+        """Return the model whose outputs are these values."""
+        graph = helper.make_graph(
+            self.nodes,
+            "net",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *self.shape])],
+            [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
+            [numpy_helper.from_array(v, k) for k, v in self.constants.items()],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", self.opset)],
+            ir_version=ir_version or IR_VERSIONS[self.opset],
+        )
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)  # gives the outputs their shapes
+        for made in model.graph.output:
+            if not made.type.tensor_type.HasField("shape"):  # opset 11 loses track of computed shapes: a vector
+                made.type.tensor_type.shape.dim.extend([onnx.TensorShapeProto.Dimension()] * 2)
+        return model
+
+    def images(self, count: int = 2) -> np.ndarray:
+        """Return random inputs, float32 (count, channels, height, width)."""
+        return self.rng.normal(0, 1, (count, *self.shape)).astype(np.float32)
+
+
+def save(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
+    """Write a model and return its path."""
+    path = folder / name
+    onnx.save(model, path)
+    return path
+
+
+def run_onnx(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
+    """Return the first output of a model under onnxruntime, one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
+
+
+def same_meaning(net: Net, output: str, folder: Path) -> Graph:
+    """Assert that import and every pass keep what onnxruntime computes; return the optimized graph."""
+    model, x = net.model(output), net.images()
+    want = run_onnx(model, x)
+    stages = {"import": read_onnx(save(model, folder))}
+    optimized = optimize(stages["import"], observe=stages.__setitem__)
+    for stage, graph in stages.items():
+        got = evaluate(graph, x)[graph.output]
+        assert graph.output_shape == want.shape[1:], stage
+        error = np.abs(got.reshape(want.shape) - want).max()
+        assert error <= TOLERANCE * (1 + np.abs(want).max()), (stage, error)
+    return optimized
