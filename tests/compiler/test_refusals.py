@@ -1,0 +1,319 @@
+"""What the importer refuses: the exact message with the node's name, the place, the way out, and all nodes at once."""
+
+import numpy as np
+import onnx
+import pytest
+from npu_compiler.onnx_importer import OPERATORS
+from npu_compiler.onnx_reader import read_onnx
+from npu_isa.errors import ModelError, NpuError, UnsupportedError
+from onnx import TensorProto, helper
+
+from tests.onnx_models import Net, save
+
+HINT = f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+FLAT = "a flattened image can only go into Gemm, MatMul or element-wise operators"
+VARYING = (
+    "an average over a window that reaches into the padding divides by a varying count; export it with "
+    "count_include_pad=1, or without padding and ceil_mode"
+)
+
+
+def refusal(model, folder, kind=UnsupportedError):
+    with pytest.raises(NpuError) as caught:
+        read_onnx(save(model, folder))
+    assert type(caught.value) is kind
+    assert caught.value.where == "net.onnx"
+    return caught.value
+
+
+# name: (what is built, the refused operator, the reason)
+NODES = {
+    "softmax": (lambda n: n.node("Softmax", "x"), "Softmax", "operator not supported"),
+    "conv weight computed": (
+        lambda n: n.node("Conv", "x", n.node("GlobalAveragePool", n.conv("x", 3, 3, (1, 1)))),
+        "Conv",
+        "the weight must be constant",
+    ),
+    "window too large": (
+        lambda n: n.node("Conv", "x", n.weight(2, 3, 7, 7)),
+        "Conv",
+        "the window 7x7 is larger than the padded image",
+    ),
+    "transA": (
+        lambda n: n.node("Gemm", n.node("Flatten", n.node("GlobalAveragePool", "x")), n.weight(1, 4), transA=1),
+        "Gemm",
+        "transA is not supported",
+    ),
+    "gemm of an image": (
+        lambda n: n.node("MatMul", "x", n.weight(5, 3)),
+        "MatMul",
+        "its input is an image: a matrix product needs a vector; put Flatten before it",
+    ),
+    "matmul of a stack": (
+        lambda n: n.node("MatMul", n.node("Flatten", "x"), n.weight(1, 60, 3)),
+        "MatMul",
+        "right side of shape [1, 60, 3]: must be a matrix",
+    ),
+    "training": (
+        lambda n: n.node("BatchNormalization", "x", *(n.weight(3) for _ in range(4)), training_mode=1, outputs=3),
+        "BatchNormalization",
+        "training_mode is not supported; export the model for inference",
+    ),
+    "clip without zero": (
+        lambda n: n.node("Clip", "x", n.constant(0.5), n.constant(2.0)),
+        "Clip",
+        "limits 0.5..2.0 exclude 0, the value of padding",
+    ),
+    "steep leak": (lambda n: n.node("LeakyRelu", "x", alpha=1.5), "LeakyRelu", "slope 1.5 is outside 0..1"),
+    "prelu by channel": (
+        lambda n: n.node("PRelu", "x", n.constant([[[0.1]], [[0.2]], [[0.3]]])),
+        "PRelu",
+        "only one slope for all channels is supported",
+    ),
+    "sub of tensors": (
+        lambda n: n.node("Sub", "x", n.node("Relu", "x")),
+        "Sub",
+        "only Add takes two computed tensors",
+    ),
+    "broadcast": (
+        lambda n: n.node("Add", "x", n.node("GlobalAveragePool", "x")),
+        "Add",
+        "shapes (3, 5, 4) and (3, 1, 1) differ: broadcasting is not supported",
+    ),
+    "constant by row": (
+        lambda n: n.node("Mul", "x", n.weight(5, 1)),
+        "Mul",
+        "a constant of shape [5, 1] is neither one value nor one per channel",
+    ),
+    "division of a constant": (
+        lambda n: n.node("Div", n.constant(1.0), "x"),
+        "Div",
+        "Div needs a constant divisor without zeros",
+    ),
+    "concat of rows": (
+        lambda n: n.node("Concat", "x", "x", axis=2),
+        "Concat",
+        "axis 2: only channels can be concatenated",
+    ),
+    "indices": (
+        lambda n: n.node("MaxPool", "x", kernel_shape=[2, 2], outputs=2),
+        "MaxPool",
+        "the second output (indices) is not supported",
+    ),
+    "column major": (
+        lambda n: n.node("MaxPool", "x", kernel_shape=[2, 2], storage_order=1),
+        "MaxPool",
+        "storage_order is not supported",
+    ),
+    "average of padding": (
+        lambda n: n.node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        "AveragePool",
+        VARYING,
+    ),
+    "average of a cut window": (
+        lambda n: n.node("AveragePool", "x", kernel_shape=[2, 3], strides=[2, 2], ceil_mode=1, count_include_pad=1),
+        "AveragePool",
+        VARYING,
+    ),
+    "mean over channels": (
+        lambda n: n.node("ReduceMean", "x", axes=[1]),
+        "ReduceMean",
+        "axes [1]: only the mean or maximum over height and width is supported",
+    ),
+    "flatten of rows": (
+        lambda n: n.node("Flatten", "x", axis=2),
+        "Flatten",
+        "only axis=1 (everything but the batch) is supported",
+    ),
+    "reshape": (
+        lambda n: n.node("Reshape", "x", n.constant([0, 5, 12], np.int64)),
+        "Reshape",
+        "to [0, 5, 12]: only flattening to (N, -1) is supported",
+    ),
+    "squeeze of an image": (
+        lambda n: n.node("Unsqueeze", "x", n.constant([2], np.int64)),
+        "Unsqueeze",
+        "only the height and width of a one-pixel image can be dropped or added",
+    ),
+    "transpose": (
+        lambda n: n.node("Transpose", "x", perm=[0, 2, 3, 1]),
+        "Transpose",
+        "perm [0, 2, 3, 1]: only the order (N, C, H, W) is supported",
+    ),
+    "cast": (lambda n: n.node("Cast", "x", to=TensorProto.INT8), "Cast", "only a cast to float32 is supported"),
+    "dropout mask": (
+        lambda n: n.node("Dropout", "x", outputs=2),
+        "Dropout",
+        "the mask output is not supported",
+    ),
+    "reflecting pad": (
+        lambda n: n.node("Pad", "x", n.constant([0, 0, 1, 1] * 2, np.int64), mode="reflect"),
+        "Pad",
+        "only padding with the constant 0 is supported",
+    ),
+    "pad with ones": (
+        lambda n: n.node("Pad", "x", n.constant([0, 0, 1, 1] * 2, np.int64), n.constant(1.0)),
+        "Pad",
+        "only padding with the constant 0 is supported",
+    ),
+    "pad of the batch": (
+        lambda n: n.node("Pad", "x", n.constant([1, 0, 0, 0] * 2, np.int64)),
+        "Pad",
+        "the batch axis cannot be padded",
+    ),
+    "backwards": (
+        lambda n: n.node("Slice", "x", *(n.constant([v], np.int64) for v in (-1, -9, 2, -1))),
+        "Slice",
+        "negative steps are not supported",
+    ),
+    "slice of the batch": (
+        lambda n: n.node("Slice", "x", *(n.constant([v], np.int64) for v in (0, 1, 0))),
+        "Slice",
+        "the batch axis cannot be sliced",
+    ),
+    "split of rows": (lambda n: n.node("Split", "x", axis=3, outputs=2), "Split", "only channels can be split"),
+    "conv of a flat image": (
+        lambda n: n.node("GlobalAveragePool", n.node("Reshape", "x", n.constant([0, -1], np.int64), name="flat")),
+        "GlobalAveragePool",
+        FLAT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(NODES))
+def test_node_is_refused_by_name_with_the_reason(name, tmp_path):
+    build, operator, reason = NODES[name]
+    net = Net((3, 5, 4), opset=17)
+    made = build(net)
+    error = refusal(net.model(made), tmp_path)
+    assert error.message == f"node {made} ({operator}): {reason}"
+    assert error.hint == HINT
+
+
+def test_all_refused_nodes_at_once_and_nodes_without_a_name(tmp_path):
+    """What follows a refused node is judged as well, as far as its shape is known."""
+    net = Net((3, 6, 6))
+    a = net.node("Elu", "x", name="first")
+    b = net.node("AveragePool", net.conv(a, 3, 4, (1, 1)), kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="second")
+    net.node("Sigmoid", b, name="third")
+    model = net.model("third")
+    model.graph.node[-1].name = ""
+    error = refusal(model, tmp_path)
+    assert error.message == (
+        f"node first (Elu): operator not supported; node second (AveragePool): {VARYING}; "
+        f"node #3 (Sigmoid): operator not supported"
+    )
+    assert error.hint == HINT
+
+
+def test_operator_of_another_domain(tmp_path):
+    net = Net((3, 6, 6))
+    model = net.model(net.node("Relu", "x"))
+    model.graph.node[0].domain = "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    assert refusal(model, tmp_path).message == "node relu_0 (Relu): operator not supported"
+
+
+def test_what_a_refused_node_makes_is_not_refused_again(tmp_path):
+    net = Net((3, 6, 6))
+    odd = net.node("Reshape", "x", net.constant([0, 6, 18], np.int64), name="odd")  # no image: nothing follows
+    net.node("Relu", odd, name="after")
+    error = refusal(net.model("after"), tmp_path)
+    assert error.message == "node odd (Reshape): to [0, 6, 18]: only flattening to (N, -1) is supported"
+
+
+# -- whole models
+
+
+def with_input(shape, kind=TensorProto.FLOAT):
+    """A model of one Relu whose input has this shape."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, shape)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        (["N", 3, "H", "W"], "(N, 3, H, W)"),
+        (["N", "C", 8, 8], "(N, C, 8, 8)"),
+        ([1, 16], "(1, 16)"),
+        ([1, 3, 4, 8, 8], "(1, 3, 4, 8, 8)"),
+    ],
+)
+def test_dynamic_or_other_shapes(shape, text, tmp_path):
+    error = refusal(with_input(shape), tmp_path, ModelError)
+    assert error.message == f"input 'x' has shape {text}, needs (N, channels, height, width) with known sizes"
+    assert error.hint == "fix the sizes, e.g. onnx.tools.update_model_dims, and export again"
+
+
+def test_input_of_another_type(tmp_path):
+    error = refusal(with_input(["N", 3, 8, 8], TensorProto.DOUBLE), tmp_path)
+    assert error.message == "input 'x' is not float32"
+    assert error.hint == "export the model with float inputs"
+
+
+def test_two_outputs_or_two_inputs(tmp_path):
+    net = Net((3, 6, 6))
+    a = net.node("Relu", "x")
+    error = refusal(net.model(a, net.node("Relu", a)), tmp_path)
+    assert error.message == "the model has 1 inputs and 2 outputs, needs one of each"
+    assert error.hint == "cut the model to one image input and one output"
+    net = Net((3, 6, 6))
+    model = net.model(net.node("Add", "x", "x"))
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1, 3, 6, 6]))
+    assert refusal(model, tmp_path).message == "the model has 2 inputs and 1 outputs, needs one of each"
+
+
+@pytest.mark.parametrize("opset", [10, 22])
+def test_opset(opset, tmp_path):
+    net = Net((3, 6, 6))
+    model = net.model(net.node("Relu", "x"))
+    model.opset_import[0].version = opset
+    error = refusal(model, tmp_path)
+    assert error.message == f"opset {opset} is not supported"
+    assert error.hint == "convert the model to opset 11..21 (onnx.version_converter)"
+
+
+def test_output_that_is_the_input_or_a_constant(tmp_path):
+    net = Net((3, 6, 6))
+    assert refusal(net.model(net.node("Identity", "x")), tmp_path, ModelError).message == "the model computes nothing"
+    net = Net((3, 6, 6))
+    made = net.node("Relu", net.weight(1, 3, 6, 6), name="fixed")
+    error = refusal(net.model(made), tmp_path, ModelError)
+    assert error.message == "output 'fixed' is not computed from the image"
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        read_onnx(tmp_path / "none.onnx")
+    assert str(caught.value) == f"{tmp_path / 'none.onnx'}: no such file\n  hint: give the path of an ONNX model"
+
+
+@pytest.mark.parametrize("damage", ["text", "cut", "empty", "zeros"])
+def test_damaged_file(damage, tmp_path):
+    net = Net((3, 6, 6))
+    path = save(net.model(net.conv("x", 3, 8, (3, 3))), tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"text": b"a text, no model", "cut": whole[: len(whole) // 2], "empty": b"", "zeros": bytes(len(whole))}[damage]
+    )
+    with pytest.raises(ModelError) as caught:
+        read_onnx(path)
+    assert caught.value.message.startswith("not a readable ONNX model: ")
+    assert "\n" not in caught.value.message
+    assert caught.value.where == "net.onnx"
+
+
+def test_shapes_that_contradict_each_other(tmp_path):
+    net = Net((3, 6, 6))
+    model = net.model(net.node("Conv", "x", net.weight(4, 3, 3, 3)))
+    del model.graph.value_info[:]
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((4, 5, 3, 3), np.float32), "c0"))
+    with pytest.raises(NpuError) as caught:
+        read_onnx(save(model, tmp_path))
+    assert "5 channels, its input has 3" in caught.value.message
