@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from npu_isa.binary import Binary, InputInfo, LayerInfo, OutputInfo
 from npu_isa.codec import encode
-from npu_isa.errors import CompileError
+from npu_isa.errors import CompileError, UnsupportedError
 from npu_isa.machine import MachineConfig
 
 from npu_compiler.constants import pack
@@ -32,6 +32,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
 
     Raises:
         CompileError: the network does not fit the machine; the message names the node and the limit.
+        UnsupportedError: the network asks for dynamic extraction.
     """
     machine.check()
     if len(graph.lowerable) > NO_DIAL:
@@ -40,6 +41,13 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
             graph.name,
             "keep some layers in 8 bits",
         )
+    for node in graph.lowerable:
+        if node.lowering is not None and node.lowering.extract != "static":
+            raise UnsupportedError(
+                f"{node.lowering.extract} extraction: the machine takes static positions",
+                f"node {node.name}",
+                "quantize with --extract static",
+            )
     plan = make_plan(graph, machine)
     observe("schedule", plan.dump)
     constants, places = pack(plan)

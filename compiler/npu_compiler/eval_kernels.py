@@ -153,7 +153,7 @@ def lower_static(x: Array, shift: Array, table: Array, y: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def lower_dynamic(x: Array, lowered: Array, table: Array, signed: int, y: Array) -> None:
+def lower_dynamic(x: Array, lowered: Array, table: Array, signed: int, clipped: int, y: Array) -> None:
     """Lower pixels, each group at the position that its own 16 values ask for (numerics.dynamic_shift)."""
     for p in range(x.shape[0]):
         for g in range(lowered.shape[0]):
@@ -168,7 +168,7 @@ def lower_dynamic(x: Array, lowered: Array, table: Array, signed: int, y: Array)
                 if signed and value > 127:
                     value = 255 - value  # ~x of a negative x
                 bits |= value
-            s = np.int64(-3 if signed else -4)
+            s = np.int64(-3 if signed else -4) - clipped
             while bits > 0:
                 bits >>= 1
                 s += 1

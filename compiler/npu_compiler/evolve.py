@@ -8,7 +8,7 @@ layer; crossover takes each layer from either parent, which moves the low-bit sh
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,30 +80,27 @@ class State:
         return json.dumps(self.__dict__) + "\n"
 
 
-def state_from_json(text: str, units: int, where: str) -> State:
+def state_from_json(text: str, where: str) -> State:
     """Read a state.
 
     Raises:
-        DataError: not a state, or one of another network.
+        DataError: not a state.
     """
     try:
         raw = json.loads(text)
-        done = {int(k): _unit_list(v, units) for k, v in raw["done"].items()}
-        population = [_unit_list(v, units) for v in raw["population"]]
-        ratio = None if raw["ratio"] is None else int(raw["ratio"])
-        assert ratio in (None, *RATIOS)
-        assert set(done) <= set(RATIOS)
-        return State(int(raw["seed"]), done, ratio, int(raw["generation"]), population, float(raw["greedy"]))
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        raise DataError(
-            "not the state of a search of this network", where, "start the search anew without --resume"
-        ) from None
-
-
-def _unit_list(values: Iterable[int], units: int) -> list[int]:
-    found = [int(v) for v in values]
-    assert all(0 <= v < units for v in found)
-    return found
+        state = State(
+            int(raw["seed"]),
+            {int(k): [int(u) for u in v] for k, v in raw["done"].items()},
+            None if raw["ratio"] is None else int(raw["ratio"]),
+            int(raw["generation"]),
+            [[int(u) for u in v] for v in raw["population"]],
+            float(raw["greedy"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError("not the state of a search", where, "start anew with another --state") from None
+    if not {*state.done, state.ratio} <= {None, *RATIOS} or min(state.generation, state.seed) < 0:
+        raise DataError("not the state of a search", where, "start anew with another --state")
+    return state
 
 
 @dataclass(frozen=True)
@@ -132,6 +129,9 @@ class Search:
         self._observe = observe
         self._distance = distance
         self._known: dict[bytes, float] = {}
+        known = [u for found in [*state.done.values(), *state.population] for u in found]
+        if known and not 0 <= min(known) <= max(known) < len(units.macs):
+            raise DataError("the search's state belongs to another network", hint="start anew with another --state")
         self._end = None if budget.seconds is None else time.monotonic() + budget.seconds
 
     def run(self) -> dict[int, Mask]:

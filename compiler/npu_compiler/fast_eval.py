@@ -26,6 +26,7 @@ from npu_compiler.qgraph import (
     I32,
     U8,
     Epilogue,
+    Extraction,
     QConcat,
     QConv,
     QFold,
@@ -57,14 +58,14 @@ class Mode:
         act_shift: position of each group's activations, int64, shape (groups,).
         wgt_shift: positions of the weights, shape (groups, out channels).
         bias: of this mode, int32, shape (out channels,).
-        dynamic: the activations' positions come from their own values, per pixel and group.
+        extract: as in npu_compiler.qgraph.Lowering.
     """
 
     lowered: NDArray[np.bool_]
     act_shift: NDArray[np.int64]
     wgt_shift: I8
     bias: I32
-    dynamic: bool = False
+    extract: Extraction = "static"
 
 
 def mode_at(node: QConv, boundary: int) -> Mode | None:
@@ -78,7 +79,7 @@ def mode_at(node: QConv, boundary: int) -> Mode | None:
     lowered[order[:boundary]] = True
     shift, wgt = np.zeros(groups, np.int64), np.zeros_like(lowering.wgt_shift)
     shift[order], wgt[order] = lowering.act_shift, lowering.wgt_shift
-    return Mode(lowered, shift, wgt, lowering.bias_rows[boundary])
+    return Mode(lowered, shift, wgt, lowering.bias_rows[boundary], lowering.extract)
 
 
 def run(graph: QuantizedGraph, image_bytes: U8, boundaries: Sequence[int]) -> Array:
@@ -268,8 +269,9 @@ def lowered_bytes(x: U8, mode: Mode, signed: bool) -> U8:
     y = np.empty_like(x)
     flat, out = x.reshape(-1, x.shape[3]), y.reshape(-1, x.shape[3])
     shift = np.where(mode.lowered, mode.act_shift, -1)
-    if mode.dynamic:
-        kernels.lower_dynamic(flat, mode.lowered, TABLE[int(signed)], int(signed), out)
+    if mode.extract != "static":
+        clipped = int(mode.extract == "clipped")
+        kernels.lower_dynamic(flat, mode.lowered, TABLE[int(signed)], int(signed), clipped, out)
     else:
         kernels.lower_static(flat, shift, TABLE[int(signed)], out)
     return y

@@ -11,10 +11,21 @@ from typing import Any
 
 import numpy as np
 from npu_isa.errors import DataError
-from npu_isa.numerics import lower, requantize
+from npu_isa.numerics import dynamic_shift, lower, requantize
 from numpy.typing import NDArray
 
-from npu_compiler.qgraph import GROUP, QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow, Window
+from npu_compiler.qgraph import (
+    GROUP,
+    Extraction,
+    QConcat,
+    QConv,
+    QFold,
+    QNode,
+    QTensor,
+    QuantizedGraph,
+    QWindow,
+    Window,
+)
 
 Ints = NDArray[Any]
 
@@ -128,7 +139,8 @@ class _Operands:
     Attributes:
         matrix: whole numbers in float32, shape (taps * in channels, out channels).
         parts: rows of the matrix whose sums float32 holds exactly.
-        lowered: channels of the input that are lowered; shift: the position of each.
+        lowered: channels of the input that are lowered; shift: the static position of each.
+        extract: as in npu_compiler.qgraph.Lowering.
         unsigned: of the input.
     """
 
@@ -137,6 +149,7 @@ class _Operands:
     lowered: Ints
     shift: Ints
     unsigned: bool
+    extract: Extraction
 
 
 def _operands(node: QConv, src: QTensor, boundary: int) -> _Operands:
@@ -153,7 +166,8 @@ def _operands(node: QConv, src: QTensor, boundary: int) -> _Operands:
             shifts += [node.lowering.act_shift[place]] * GROUP
     matrix = weight.reshape(len(weight), -1).T.astype(np.float32)
     parts = exact_parts(matrix, 128 if src.signed else 255)
-    return _Operands(matrix, parts, np.array(channels, np.int64), np.array(shifts, np.int64), not src.signed)
+    extract = "static" if node.lowering is None else node.lowering.extract
+    return _Operands(matrix, parts, np.array(channels, np.int64), np.array(shifts, np.int64), not src.signed, extract)
 
 
 def exact_parts(matrix: Ints, largest: int) -> tuple[slice, ...]:
@@ -180,7 +194,8 @@ def _conv_sums(node: QConv, out: QTensor, use: _Operands, x: Ints) -> Ints:
     kh, kw = node.window.kernel
     if use.lowered.size:
         x = x.copy()
-        x[..., use.lowered] = lower(x[..., use.lowered], use.shift, unsigned=use.unsigned)
+        values = x[..., use.lowered]
+        x[..., use.lowered] = lower(values, _positions(values, use), unsigned=use.unsigned)
     padded = _padded(x.astype(np.float32), node.window, out, 0)
     taps = [_tap(padded, node.window, out, ky, kx) for ky in range(kh) for kx in range(kw)]
     rows = np.concatenate(taps, axis=3).reshape(-1, len(use.matrix))
@@ -188,6 +203,15 @@ def _conv_sums(node: QConv, out: QTensor, use: _Operands, x: Ints) -> Ints:
     for sums in more:
         acc += sums
     return acc.reshape(len(x), out.height, out.width, out.channels)
+
+
+def _positions(values: Ints, use: _Operands) -> Ints:
+    """Return the position of each value: static, or of its group's 16 values at the pixel."""
+    if use.extract == "static":
+        return use.shift
+    groups = values.reshape(*values.shape[:-1], -1, GROUP)
+    found = dynamic_shift(groups, unsigned=use.unsigned, clipped=use.extract == "clipped")
+    return np.repeat(found, GROUP, axis=-1)
 
 
 def _window_sums(node: QWindow, out: QTensor, x: Ints) -> Ints:

@@ -1,9 +1,17 @@
-"""What a person may choose about quantization."""
+"""What a person may choose about quantization and selection."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from npu_isa.errors import DataError
+
+from npu_compiler.qgraph import Extraction
+
+Method = Literal["minmax", "percentile", "mse"]
+Positions = Literal["error", "range"]
+Repair = Literal["none", "layer", "network"]
+Selection = Literal["random", "range", "greedy", "evolutionary"]
+Uniform = Literal["none", "minmax", "mse"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,21 +22,36 @@ class QuantizeOptions:
         method: range of a tensor: all values, a percentile of their magnitudes, or least squared 8-bit error.
         percentile: per cent, for method "percentile".
         aligned: move the 8-bit scales to where the 4-bit values err least.
-        bias_correction: repair the mean error of lowering in the bias rows.
-        keep_first_8bit: the convolutions that read the image never run in 4 bits.
+        positions: extraction positions of least squared error (they may clip), or by the largest value's bit length.
+        bias_correction: what the bias row of a boundary repairs: nothing; the mean error of lowering the layer's own
+            groups; or that of the network as it runs, the layers before in 4 bits too (npu_compiler.fit).
+        extract: positions of activations: static; dynamic, from the 16 values of the group at each pixel; or dynamic
+            and one position lower, so that the largest values clip.
+        keep_first_8bit: the first convolutions after the image never run in 4 bits.
         keep_last_8bit: the last convolution never runs in 4 bits.
         max_images: calibration images used, the first ones.
-        selection: name of the rule that orders the groups of a layer (npu_compiler.select.SELECTORS).
+        selection: in which order the groups turn 4-bit (npu_compiler.select).
+        seed: of random selection and of the search.
+        generations: of the search, at each of its three ratios.
+        seconds: of the search in all, in place of generations; the result then depends on the computer.
+        uniform: the baseline: conventional INT4 with one 4-bit grid per tensor and output channel, whose ranges are
+            those of all values or of least squared error. Replaces aligned, positions and extract.
     """
 
-    method: Literal["minmax", "percentile", "mse"] = "minmax"
+    method: Method = "minmax"
     percentile: float = 99.99
     aligned: bool = True
-    bias_correction: bool = True
+    positions: Positions = "error"
+    bias_correction: Repair = "network"
+    extract: Extraction = "static"
     keep_first_8bit: bool = True
     keep_last_8bit: bool = True
     max_images: int = 512
-    selection: str = "error"
+    selection: Selection = "greedy"
+    seed: int = 0
+    generations: int = 10
+    seconds: float | None = None
+    uniform: Uniform = "none"
 
     def check(self) -> "QuantizeOptions":
         """Return self.
@@ -36,10 +59,22 @@ class QuantizeOptions:
         Raises:
             DataError: a value is out of its range.
         """
-        if self.method not in ("minmax", "percentile", "mse"):
-            raise DataError(f"calibration method {self.method!r}", hint="one of minmax, percentile, mse")
+        choices = {
+            "method": Method,
+            "positions": Positions,
+            "bias_correction": Repair,
+            "extract": Extraction,
+            "selection": Selection,
+            "uniform": Uniform,
+        }
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                raise DataError(f"{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}")
         if not 50.0 < self.percentile <= 100.0:
             raise DataError(f"percentile {self.percentile}", hint="above 50, at most 100")
-        if self.max_images < 1:
-            raise DataError(f"max_images {self.max_images}", hint="at least 1")
+        for name, least in (("max_images", 1), ("generations", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} {getattr(self, name)}", hint=f"at least {least}")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise DataError(f"seconds {self.seconds}", hint="above 0")
         return self

@@ -3,12 +3,14 @@
 `observe` is called after each stage with its name (one of `STAGES`) and a function that returns its dump.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from npu_isa.binary import Binary
 from npu_isa.machine import MachineConfig
 
 from npu_compiler.backend import Observe, compile_quantized, ignore
+from npu_compiler.evolve import Progress, State
 from npu_compiler.graph import Graph
 from npu_compiler.layout import order_groups
 from npu_compiler.onnx_reader import read_onnx
@@ -43,6 +45,8 @@ def quantize_graph(
     preprocess: Preprocess,
     options: QuantizeOptions | None = None,
     observe: Observe = ignore,
+    state: State | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
 ) -> QuantizedGraph:
     """Quantize an optimized graph, choose the order of its 4-bit groups and lay them out in that order.
 
@@ -52,12 +56,13 @@ def quantize_graph(
         preprocess: from pixels to the model's input.
         options: quantization choices; the defaults if None.
         observe: sees "quantized".
+        state, progress: of an evolutionary search; see `npu_compiler.quantize.quantize`.
 
     Raises:
         DataError: the images or the preprocessing do not fit the model.
         CompileError, UnsupportedError: a number does not fit the machine's integers.
     """
-    quantized = order_groups(quantize(graph, images, preprocess, options or QuantizeOptions()))
+    quantized = order_groups(quantize(graph, images, preprocess, options or QuantizeOptions(), state, progress))
     observe("quantized", lambda: dump(quantized))
     return quantized
 

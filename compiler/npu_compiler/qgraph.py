@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GROUP = 16
+Extraction = Literal["static", "dynamic", "clipped"]
 
 I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
@@ -118,7 +119,9 @@ class Lowering:
         act_shift: s_act of each *place*, 0..4, shape (groups,).
         wgt_shift: s_wgt of each place and output channel, 0..4, shape (groups, out channels).
         bias_rows: bias of each boundary 0..groups, corrections included, int32, shape (groups + 1, out channels).
-        score: expected error of lowering each place (arbitrary unit, comparable between layers), shape (groups,).
+        score: of lowering each place, comparable between layers per multiply-accumulate, shape (groups,).
+        extract: where activations take their positions from: act_shift, or at run time their own group's 16 values at
+            each pixel (numerics.dynamic_shift), one position lower if clipped.
     """
 
     order: tuple[int, ...]
@@ -126,6 +129,7 @@ class Lowering:
     wgt_shift: I8
     bias_rows: I32
     score: NDArray[np.float64]
+    extract: Extraction = "static"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,27 +1,37 @@
 """From the float graph to the quantized graph: scales, integer weights, and how each layer runs in 4 bits."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from npu_isa.errors import DataError
 
+from npu_compiler import uniform
+from npu_compiler.absorb import absorb_normalization
 from npu_compiler.build import build
 from npu_compiler.calibrate import Histogram, check_images, joined, pixel_values, tallies
-from npu_compiler.graph import Conv, Graph, TensorQuant
-from npu_compiler.lowering import lower_graph
+from npu_compiler.evolve import Progress, State
+from npu_compiler.graph import Conv, Graph, TensorQuant, inputs
+from npu_compiler.lowering import lower_graph, study_layers
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.prepare import Prepared, is_depthwise, prepare
 from npu_compiler.qdump import dump
 from npu_compiler.qgraph import U8, Preprocess, QuantizedGraph
 from npu_compiler.scales import aligned_scale, demands, method_scale, non_negative
-from npu_compiler.select import SELECTORS
+from npu_compiler.select import Study
 
-__all__ = ["QuantizeOptions", "dump", "quantize"]
+__all__ = ["QuantizeOptions", "dump", "quantize", "study"]
 
 WIDE_LEVELS = 24000  # of 32767: room for outputs beyond those of the calibration images
 
 
-def quantize(graph: Graph, images: U8, preprocess: Preprocess, options: QuantizeOptions) -> QuantizedGraph:
+def quantize(
+    graph: Graph,
+    images: U8,
+    preprocess: Preprocess,
+    options: QuantizeOptions,
+    state: State | None = None,
+    observe: Callable[[Progress], None] = lambda progress: None,
+) -> QuantizedGraph:
     """Quantize a network.
 
     Args:
@@ -29,6 +39,8 @@ def quantize(graph: Graph, images: U8, preprocess: Preprocess, options: Quantize
         images: calibration images, uint8 (N, height, width, channels), resized and cropped.
         preprocess: from pixels to the model's input.
         options: choices.
+        state: of an interrupted evolutionary search to go on with; it is kept up to date.
+        observe: sees the progress of a search; a KeyboardInterrupt ends the search with the best so far.
 
     Returns:
         the network at every boundary; boundary 0 everywhere is the 8-bit model.
@@ -37,21 +49,25 @@ def quantize(graph: Graph, images: U8, preprocess: Preprocess, options: Quantize
         DataError: the images or the preprocessing do not fit the model, or an option is unknown.
         CompileError: a factor, bias or sum does not fit the machine's integers.
     """
+    return lower_graph(replace(study(graph, images, preprocess, options), state=state, observe=observe))
+
+
+def study(graph: Graph, images: U8, preprocess: Preprocess, options: QuantizeOptions) -> Study:
+    """Quantize to 8 bits and find what lowering each group would cost; arguments and errors as for `quantize`."""
     options.check()
-    if options.selection not in SELECTORS:
-        raise DataError(f"no selection rule {options.selection!r}", hint=f"one of {', '.join(SELECTORS)}")
     channels = graph.shapes[graph.input][0]
     preprocess = replace(preprocess, mean=_each(preprocess.mean, channels), std=_each(preprocess.std, channels))
     check_images(graph, images, preprocess)
     images = images[: options.max_images]
-    fixed = {graph.input: graph.quant.get(graph.input, image_quant(preprocess))}
+    graph, normalized = absorb_normalization(graph, preprocess)
+    fixed = {graph.input: graph.quant.get(graph.input, image_quant(normalized))}
     prepared = prepare(replace(graph, quant=graph.quant | fixed))
     dial = dial_nodes(prepared.graph, options)
-    quant, found = choose_scales(prepared, images, preprocess, dial, options)
-    table = pixel_table(preprocess, fixed[graph.input])
+    quant, found = choose_scales(prepared, images, normalized, dial, options)
+    table = pixel_table(normalized, fixed[graph.input])
     mean_square = {t: h.mean_square for t, h in found.items()}
     base = build(prepared, quant, mean_square, dial, preprocess, table, options)
-    return lower_graph(base, table[np.arange(channels), images], dial, options)
+    return study_layers(base, table[np.arange(channels), images], dial, options)
 
 
 def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -76,9 +92,18 @@ def pixel_table(preprocess: Preprocess, quant: TensorQuant) -> U8:
 def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:
     """Return the names of the convolutions that may run in 4 bits."""
     convs = [n for n in graph.nodes if isinstance(n, Conv) and not is_depthwise(n)]
-    kept = {n.name for n in convs if n.src == graph.input} if options.keep_first_8bit else set()
+    kept = {n.name for n in convs if n.src in _image_like(graph)} if options.keep_first_8bit else set()
     kept |= {convs[-1].name} if convs and options.keep_last_8bit else set()
     return {n.name for n in convs} - kept
+
+
+def _image_like(graph: Graph) -> set[str]:
+    """Return the image and what is made of it without a convolution."""
+    found = {graph.input}
+    for node in graph.nodes:
+        if not isinstance(node, Conv) and set(inputs(node)) <= found:
+            found.add(node.out)
+    return found
 
 
 def choose_scales(
@@ -104,7 +129,9 @@ def choose_scales(
         else:
             total = joined([seen[t].histogram.total() for t in tensors])
             base = method_scale(total, span, signs[name], options)
-            if options.aligned:
+            if options.uniform != "none" and by_channel & set(tensors):
+                base = uniform.activation_scale(total, span, signs[name], options.uniform)
+            elif options.aligned and options.uniform == "none":
                 base = aligned_scale(base, total, [readers[t] for t in tensors if t in readers], signs[name])
             chosen = TensorQuant(base, signs[name])
         quant |= dict.fromkeys(tensors, chosen)

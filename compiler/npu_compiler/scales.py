@@ -12,6 +12,7 @@ import numpy as np
 from npu_isa.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
 
+from npu_compiler import uniform
 from npu_compiler.calibrate import F64, Histogram
 from npu_compiler.graph import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
 from npu_compiler.options import QuantizeOptions
@@ -20,8 +21,8 @@ from npu_compiler.qgraph import GROUP
 
 MSE_FACTORS = np.linspace(0.3, 1.0, 71)
 ALIGN_FACTORS = 2.0 ** np.linspace(-0.5, 0.5, 33)
-WEIGHT_ALIGN_FACTORS = 2.0 ** np.linspace(-0.25, 0.75, 17)
-LOSS_8BIT = 4.0  # the aligned scale may cost this many times the 8-bit error of the best one
+WEIGHT_ALIGN_FACTORS = 2.0 ** np.linspace(0.0, 0.25, 9)  # never below 1, which would clip weights in 8 bits
+LOSS_8BIT = 1.3  # the aligned scale may cost this many times the 8-bit error of the best one
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
 BLOCK_ELEMENTS = 1 << 16
 
@@ -43,10 +44,11 @@ class Demand:
 
 
 def non_negative(graph: Graph) -> dict[str, bool]:
-    """Return for every tensor whether it can only be zero or more (the input: no)."""
-    found = {graph.input: False}
+    """Return for every tensor whether it can only be zero or more (the input: no, unless its bytes are fixed so)."""
+    unsigned = {t for t, q in graph.quant.items() if not q.signed}
+    found = {graph.input: graph.input in unsigned}
     for node in graph.nodes:
-        found[node.out] = _node_non_negative(node, [found[t] for t in inputs(node)])
+        found[node.out] = node.out in unsigned or _node_non_negative(node, [found[t] for t in inputs(node)])
     return found
 
 
@@ -125,12 +127,12 @@ def demands(prepared: Prepared, histograms: Mapping[str, Histogram], dial: set[s
 
     Args:
         prepared: the network.
-        histograms: by channel for the tensors that the nodes of `dial` read.
+        histograms: by channel for the tensors that the nodes of `dial` read; not of the image, whose scale is given.
         dial: names of the convolutions that may run in 4 bits.
     """
     energy: dict[str, F64] = {}
     for node in prepared.graph.nodes:
-        if isinstance(node, Conv) and node.name in dial:
+        if isinstance(node, Conv) and node.name in dial and node.src in histograms:
             of_channel = dense_weight(node).astype(np.float64)
             squares = (of_channel**2).sum(axis=(0, 2, 3)) / max((of_channel**2).sum(), 1e-30)
             energy[node.src] = energy.get(node.src, 0.0) + squares
@@ -177,7 +179,11 @@ def weight_scales(
     """
     base: F64 = np.abs(weight).max(axis=(1, 2)) / 127
     base = np.where(base == 0, 1.0, base)
-    if mean_square is None or groups is None or not options.aligned:
+    if mean_square is None or groups is None:
+        return base
+    if options.uniform != "none":
+        return uniform.weight_scale(weight, options.uniform)
+    if not options.aligned:
         return base
     block, importance = _by_group(weight, mean_square + 1e-6 * mean_square.mean() + 1e-30, groups)
     best, least = base.copy(), np.full(len(base), np.inf)

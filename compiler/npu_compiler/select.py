@@ -1,27 +1,45 @@
-"""In which order the groups of the layers turn 4-bit."""
+"""In which order the groups of the layers turn 4-bit: random, by value range, greedy, or by evolutionary search.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+Whatever the rule, the sets of two ratios are nested: an order per layer, and one place in a global order per group.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npu_compiler.evolve import Budget, Distance, Progress, Search, State, Units, priorities
+from npu_compiler.fast_eval import Evaluator, Mode
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.positions import Positions
+from npu_compiler.qgraph import U8, Extraction, QConv, QTensor, QuantizedGraph
+
+SEARCH_IMAGES = 256
+
 
 @dataclass(frozen=True, eq=False)
-class LayerErrors:
+class LayerStudy:
     """What lowering each group of one layer would cost.
 
     Attributes:
-        name: node.
-        error: expected squared error of the layer's output when the group alone is lowered, in squared steps of the
-            output, mean over output channels; index = group, shape (groups,).
+        node: the convolution; src: the tensor it reads.
+        positions: positions, corrections and errors by group.
         macs: multiply-accumulates of each group, shape (groups,).
     """
 
-    name: str
-    error: NDArray[np.float64]
+    node: QConv
+    src: QTensor
+    positions: Positions
     macs: NDArray[np.int64]
+
+    def mode(self, lowered: NDArray[np.bool_], extract: Extraction) -> Mode:
+        """Return the mode in which these groups are lowered, with the layer's own corrections."""
+        found = self.positions
+        repair = np.rint(found.correction[lowered].sum(axis=0))
+        bias = np.clip(self.node.epilogue.bias + repair, -(1 << 31), (1 << 31) - 1).astype(np.int32)
+        return Mode(lowered, found.act_shift, found.wgt_shift.astype(np.int8), bias, extract)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,20 +55,87 @@ class Order:
     score: NDArray[np.float64]
 
 
-class Selector(Protocol):
-    """A rule that orders the groups of every layer; the sets of two ratios are nested whatever it returns."""
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Everything that a selection rule may look at.
 
-    def __call__(self, layers: Sequence[LayerErrors]) -> dict[str, Order]:
-        """Return the order of each layer by name."""
+    Attributes:
+        graph: every layer in 8 bits.
+        layers: those that may run in 4 bits.
+        image_bytes: calibration images after the table.
+        state: of an evolutionary search that was interrupted, to go on with; it is kept up to date.
+        observe: sees the progress of a search.
+    """
+
+    graph: QuantizedGraph
+    layers: tuple[LayerStudy, ...]
+    image_bytes: U8
+    options: QuantizeOptions
+    state: State | None = None
+    observe: Callable[[Progress], None] = field(default=lambda progress: None)
+
+    def units(self) -> Units:
+        """Return the groups of all layers, one after the other."""
+        count = [len(layer.macs) for layer in self.layers]
+        return Units(
+            np.repeat(np.arange(len(count)), count),
+            np.concatenate([layer.macs for layer in self.layers]),
+            np.concatenate([layer.positions.error for layer in self.layers]),
+        )
 
 
-def by_error(layers: Sequence[LayerErrors]) -> dict[str, Order]:
-    """Order by expected error per multiply-accumulate, each group judged alone (greedy)."""
+def select(study: Study) -> dict[str, Order]:
+    """Return the order of each layer by name, by the rule of the options."""
+    units = study.units()
+    match study.options.selection:
+        case "random":
+            place = np.random.default_rng(study.options.seed).permutation(len(units.macs)).astype(np.float64)
+        case "range":
+            errors = np.concatenate([layer.positions.range_error for layer in study.layers])
+            place = errors / np.maximum(units.macs, 1)
+        case "greedy":
+            place = units.rank
+        case "evolutionary":
+            place = priorities(units, _search(study, units))
+    return _orders(study, units, place)
+
+
+def _orders(study: Study, units: Units, place: NDArray[np.float64]) -> dict[str, Order]:
+    """Return the orders that lower units by their place in one global order."""
     found = {}
-    for layer in layers:
-        order = np.argsort(layer.error / np.maximum(layer.macs, 1), kind="stable")
-        found[layer.name] = Order(tuple(int(g) for g in order), layer.error[order])
+    for number, layer in enumerate(study.layers):
+        mine = place[units.layer == number]
+        order = np.argsort(mine, kind="stable")
+        found[layer.node.name] = Order(tuple(int(g) for g in order), (mine * np.maximum(layer.macs, 1))[order])
     return found
 
 
-SELECTORS: dict[str, Callable[[Sequence[LayerErrors]], dict[str, Order]]] = {"error": by_error}
+def _search(study: Study, units: Units) -> dict[int, NDArray[np.bool_]]:
+    options = study.options
+    state = State(options.seed) if study.state is None else study.state
+    budget = Budget(options.generations, options.seconds)
+    return Search(units, distance_of(study, units), state, budget, study.observe).run()
+
+
+def distance_of(study: Study, units: Units) -> Distance:
+    """Return the fitness of the search: mean squared distance of the outputs to those of the 8-bit model."""
+    images = study.image_bytes[:SEARCH_IMAGES]
+    evaluator = Evaluator(study.graph)
+    reference = evaluator.run(images, {}).astype(np.float64)
+    return partial(_distance, study, units, evaluator, images, reference)
+
+
+def _distance(
+    study: Study,
+    units: Units,
+    evaluator: Evaluator,
+    images: U8,
+    reference: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+) -> float:
+    modes = {
+        layer.node.name: layer.mode(mask[units.layer == number], study.options.extract)
+        for number, layer in enumerate(study.layers)
+        if mask[units.layer == number].any()
+    }
+    return float(((evaluator.run(images, modes) - reference) ** 2).mean())

@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from npu_compiler.options import Positions, Repair, Selection, Uniform
+from npu_compiler.qgraph import Extraction
 from npu_isa.errors import NpuError
 
 from npu_runtime import commands
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="npu", description="Compile ONNX vision models for an NPU and simulate it, cycle by cycle.")
     parser.add_argument("--version", action="version", version=f"npu-stack {metadata.version('npu-stack')}")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_quantize(sub)
     _add_compile(sub)
     _add_run(sub)
     _add_report(sub)
@@ -101,10 +104,8 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Add what turns an ONNX file into a quantized graph for a machine."""
-    parser.add_argument("model", metavar="MODEL.onnx", help="float or QDQ model, opset 11 to 21")
-    parser.add_argument("--hardware", default="npu32", metavar="NAME|FILE", help="shipped machine or TOML (npu32)")
-    parser.add_argument("--calibration", required=True, metavar="DATA", help=".npz, or folder or zip with labels.csv")
+    """Add what turns an ONNX file into a quantized graph."""
+    parser.add_argument("--calibration", metavar="DATA", help=".npz, or folder or zip with labels.csv")
     pre = parser.add_argument_group("preprocessing, stored in the binary: ((pixel * pixel-scale) - mean) / std")
     pre.add_argument("--pixel-scale", type=float, metavar="X", help="(1/255)")
     pre.add_argument("--mean", type=_numbers, metavar="X[,X...]", help="one number, or one per channel (0)")
@@ -116,15 +117,42 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     quant.add_argument("--method", choices=("minmax", "percentile", "mse"), help="range of a tensor (minmax)")
     quant.add_argument("--percentile", type=float, metavar="P", help="for --method percentile (99.99)")
     quant.add_argument("--max-images", type=_positive, metavar="N", help="calibration images used (512)")
+    quant.add_argument("--select", choices=get_args(Selection), help="which groups turn 4-bit first (greedy)")
+    quant.add_argument("--extract", choices=get_args(Extraction), help="positions of activations (static)")
+    quant.add_argument("--positions", choices=get_args(Positions), help="least squared error, or by range (error)")
+    quant.add_argument("--bias-correction", choices=get_args(Repair), help="what bias rows repair (network)")
+    quant.add_argument("--uniform", choices=get_args(Uniform), help="conventional INT4 in place of extraction (none)")
+    quant.add_argument("--seed", type=int, metavar="S", help="of random and evolutionary selection (0)")
+    quant.add_argument("--budget", type=_budget, metavar="N|Ss", help="search: generations (10), or seconds: 60s")
     quant.add_argument("--plain-scales", action="store_true", help="do not align 8-bit scales to the 4-bit grid")
-    quant.add_argument("--no-bias-correction", action="store_true", help="do not repair the mean error of lowering")
     quant.add_argument("--lower-first", action="store_true", help="let the first convolution run in 4 bits too")
     quant.add_argument("--lower-last", action="store_true", help="let the last layer run in 4 bits too")
     quant.add_argument("--requantize", action="store_true", help="ignore the activation scales of a QDQ model")
 
 
+def _budget(text: str) -> dict[str, float]:
+    if text.endswith("s"):
+        return {"seconds": float(text[:-1])}
+    return {"generations": int(text)}
+
+
+_budget.__name__ = "generations, or seconds as 60s"
+
+
+def _add_quantize(sub: Subparsers) -> None:
+    text = "Quantize an ONNX model and choose its 4-bit groups: one file for every machine."
+    parser = sub.add_parser("quantize", help="ONNX model to quantized graph", description=text)
+    parser.add_argument("model", metavar="MODEL.onnx", help="float or QDQ model, opset 11 to 21")
+    _add_model(parser)
+    parser.add_argument("--state", metavar="FILE", help="keep the search's state here, and go on from it if it exists")
+    parser.add_argument("-o", "--output", metavar="FILE.npuq", required=True)
+    parser.set_defaults(function=commands.quantize_command, parser=parser)
+
+
 def _add_compile(sub: Subparsers) -> None:
-    parser = sub.add_parser("compile", help="ONNX model to NPU binary", description="Compile an ONNX model.")
+    parser = sub.add_parser("compile", help="model to NPU binary", description="Compile a model for a machine.")
+    parser.add_argument("model", metavar="MODEL", help=".onnx (float or QDQ, opset 11 to 21), or .npuq")
+    parser.add_argument("--hardware", default="npu32", metavar="NAME|FILE", help="shipped machine or TOML (npu32)")
     _add_model(parser)
     parser.add_argument("-o", "--output", metavar="FILE.npubin", help="the binary (required without --print-after)")
     parser.add_argument(
@@ -157,13 +185,15 @@ def _add_report(sub: Subparsers) -> None:
 def _add_compare(sub: Subparsers) -> None:
     text = "Compare the golden model with the simulator layer by layer and name the first value that differs."
     parser = sub.add_parser("compare", help="first difference between two models of a network", description=text)
+    parser.add_argument("model", metavar="MODEL.onnx", help="float or QDQ model, opset 11 to 21")
+    parser.add_argument("--hardware", default="npu32", metavar="NAME|FILE", help="shipped machine or TOML (npu32)")
     _add_model(parser)
     parser.add_argument("--binary", metavar="FILE.npubin", help="simulate this binary (default: a fresh one)")
     parser.add_argument("--data", metavar="DATA", help="images to run (the calibration images)")
     parser.add_argument("--ratio", type=_ratios, default=_ratios("0,50,100"), metavar="P[,P...]", help="(0,50,100)")
     parser.add_argument("--limit", type=_positive, default=8, metavar="N", help="images (8)")
     _add_format(parser)
-    parser.set_defaults(function=commands.compare_command)
+    parser.set_defaults(function=commands.compare_command, parser=parser)
 
 
 def _add_tools(sub: Subparsers) -> None:

@@ -14,8 +14,11 @@ from npu_isa.machine import SHIPPED, load_machine, machine_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from npu_runtime.compiling import Compiled
-    from npu_runtime.evaluating import Progress, RunReport
+    from npu_compiler.backend import Observe
+    from npu_compiler.evolve import State
+    from npu_isa.binary import Binary
+
+    from npu_runtime.evaluating import RunReport
     from npu_runtime.session import Session
     from npu_runtime.tables import Table
 
@@ -48,8 +51,8 @@ def _session(path: str) -> "Session":
 
 
 @contextmanager
-def _progress(title: str, total: int) -> "Iterator[Progress]":
-    """Show a progress bar on a terminal's stderr; yields the function that moves it."""
+def _progress(title: str, total: int | None) -> "Iterator[Callable[..., None]]":
+    """Show a progress bar on a terminal's stderr; yields the function that moves it: (steps, text)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -57,36 +60,86 @@ def _progress(title: str, total: int) -> "Iterator[Progress]":
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
+        yield lambda steps, text=title: bar.update(task, advance=steps, description=text)
 
 
 # -- compile
 
 
-def _compiled(args: argparse.Namespace, observe: "Callable[..., None]") -> "Compiled":
+def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `quantize_file` and `compile_file` that they share."""
     from npu_compiler.options import QuantizeOptions
 
-    from npu_runtime.compiling import compile_file
     from npu_runtime.data import preprocess_options
 
+    if args.calibration is None:
+        args.parser.error("an ONNX model needs --calibration DATA")
     given = {k: getattr(args, k) for k in ("pixel_scale", "mean", "std", "resize", "crop")}
-    chosen = {k: getattr(args, k) for k in ("method", "percentile", "max_images") if getattr(args, k) is not None}
+    names = ("method", "percentile", "max_images", "extract", "positions", "bias_correction", "uniform", "seed")
+    chosen = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    if args.select is not None:
+        chosen["selection"] = args.select
     options = QuantizeOptions(
         aligned=not args.plain_scales,
-        bias_correction=not args.no_bias_correction,
         keep_first_8bit=not args.lower_first,
         keep_last_8bit=not args.lower_last,
         **chosen,
+        **(args.budget or {}),
     )
-    return compile_file(
-        args.model,
-        args.calibration,
-        args.hardware,
-        preprocess_options(args.preprocess, given),
-        options,
-        requantize=args.requantize,
-        observe=observe,
-    )
+    return {
+        "model": args.model,
+        "calibration": args.calibration,
+        "preprocess": preprocess_options(args.preprocess, given),
+        "options": options,
+        "requantize": args.requantize,
+    }
+
+
+def quantize_command(args: argparse.Namespace) -> int:
+    """Quantize an ONNX model."""
+    from npu_compiler import npuq
+    from npu_compiler.evolve import RATIOS, Progress, State
+
+    from npu_runtime.compiling import quantize_file
+
+    arguments = _model_arguments(args)
+    options = arguments["options"]
+    state = State(options.seed) if args.state is None else _search_state(args.state, options.seed)
+    with _progress("search", len(RATIOS) * options.generations if options.seconds is None else None) as bar:
+
+        def observe(found: Progress) -> None:
+            if args.state is not None:
+                write_whole(args.state, state.to_json().encode())
+            bar(1, f"{found.ratio} %: distance {found.best:,.4g}, greedy {found.greedy:,.4g}")
+
+        _, graph = quantize_file(**arguments, state=state, progress=observe)
+    npuq.save(graph, args.output)
+    groups = sum(graph.tensors[n.src].groups for n in graph.lowerable)
+    _note(f"{args.output}: {len(graph.lowerable)} layers of {groups} groups can run in 4 bits")
+    return 0
+
+
+def _search_state(path: str, seed: int) -> "State":
+    from npu_compiler.evolve import State, state_from_json
+
+    if not Path(path).exists():
+        return State(seed)
+    try:
+        return state_from_json(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read: {error}", path, "give another --state") from None
+
+
+def _compile(args: argparse.Namespace, observe: "Observe") -> "Binary":
+    """Compile an ONNX model, or a quantized graph."""
+    from npu_compiler import npuq
+    from npu_compiler.backend import compile_quantized
+
+    from npu_runtime.compiling import compile_file
+
+    if args.model.endswith(".npuq"):
+        return compile_quantized(npuq.load(args.model), load_machine(args.hardware), observe)
+    return compile_file(**_model_arguments(args), hardware=args.hardware, observe=observe).binary
 
 
 def compile_command(args: argparse.Namespace) -> int:
@@ -105,7 +158,7 @@ def compile_command(args: argparse.Namespace) -> int:
         if stage in wanted:
             sys.stdout.write(f"# after {stage}\n{text()}")
 
-    binary = _compiled(args, observe).binary
+    binary = _compile(args, observe)
     if "program" in wanted:
         from npu_isa.disasm import disassemble
 
@@ -168,12 +221,13 @@ def compare_command(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from npu_runtime.comparing import compare
+    from npu_runtime.compiling import compile_file
     from npu_runtime.data import Geometry, load_dataset
     from npu_runtime.evaluating import provenance
     from npu_runtime.session import Session
     from npu_runtime.tables import Table
 
-    compiled = _compiled(args, lambda stage, text: None)
+    compiled = compile_file(**_model_arguments(args), hardware=args.hardware)
     session = Session(compiled.binary if args.binary is None else load(args.binary), notify=_note)
     info = session.binary.input
     path = args.calibration if args.data is None else args.data

@@ -1,9 +1,11 @@
-"""From files to a binary in one call."""
+"""From files to a quantized graph, and to a binary, in one call each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from npu_compiler.backend import Observe, compile_quantized, ignore
+from npu_compiler.evolve import Progress, State
 from npu_compiler.graph import Graph
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model, quantize_graph
@@ -23,6 +25,44 @@ class Compiled:
     binary: Binary
 
 
+def quantize_file(
+    model: str | Path,
+    calibration: str | Path | Dataset,
+    preprocess: PreprocessOptions | None = None,
+    options: QuantizeOptions | None = None,
+    *,
+    requantize: bool = False,
+    observe: Observe = ignore,
+    state: State | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[Graph, QuantizedGraph]:
+    """Quantize an ONNX model for every machine; `npu_compiler.npuq.save` keeps the result.
+
+    Args:
+        model: ONNX file, opset 11 to 21, one image input (N, C, H, W).
+        calibration: data set (see `npu_runtime.data.load_dataset`), or its path; labels are not needed.
+        preprocess: from pixels to the model's input; pixel / 255 if None.
+        options: quantization choices; the defaults if None.
+        requantize: ignore the activation quantization of a QDQ model.
+        observe: see `npu_compiler.pipeline`.
+        state, progress: of an evolutionary search; see `npu_compiler.quantize.quantize`.
+
+    Returns:
+        the optimized float graph and the quantized one.
+
+    Raises:
+        NpuError: model, data or options do not do; the message says which, where, and the way out.
+    """
+    given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
+    graph = import_model(model, observe, requantize=requantize)
+    channels = graph.shapes[graph.input][0]
+    if not isinstance(calibration, Dataset):
+        calibration = load_dataset(calibration, given.geometry, chosen.max_images, channels)
+    mean, std = given.per_channel(channels)
+    pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
+    return graph, quantize_graph(graph, calibration.images, pre, chosen, observe, state, progress)
+
+
 def compile_file(
     model: str | Path,
     calibration: str | Path | Dataset,
@@ -33,28 +73,12 @@ def compile_file(
     requantize: bool = False,
     observe: Observe = ignore,
 ) -> Compiled:
-    """Compile an ONNX model for a machine.
+    """Compile an ONNX model for a machine: a shipped one, a TOML file, or a description.
 
-    Args:
-        model: ONNX file, opset 11 to 21, one image input (N, C, H, W).
-        calibration: data set (see `npu_runtime.data.load_dataset`), or its path; labels are not needed.
-        hardware: shipped machine, TOML file, or a description.
-        preprocess: from pixels to the model's input; pixel / 255 if None.
-        options: quantization choices; the defaults if None.
-        requantize: ignore the activation quantization of a QDQ model.
-        observe: see `npu_compiler.pipeline`.
-
-    Raises:
-        NpuError: model, data, options or machine do not do; the message says which, where, and the way out.
+    The other arguments and errors are those of `quantize_file`. A .npuq file is compiled by
+    `npu_compiler.backend.compile_quantized`.
     """
     machine = hardware if isinstance(hardware, MachineConfig) else load_machine(hardware)
     machine.check()
-    given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
-    graph = import_model(model, observe, requantize=requantize)
-    channels = graph.shapes[graph.input][0]
-    if not isinstance(calibration, Dataset):
-        calibration = load_dataset(calibration, given.geometry, chosen.max_images, channels)
-    mean, std = given.per_channel(channels)
-    pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
-    quantized = quantize_graph(graph, calibration.images, pre, chosen, observe)
+    graph, quantized = quantize_file(model, calibration, preprocess, options, requantize=requantize, observe=observe)
     return Compiled(graph, quantized, compile_quantized(quantized, machine, observe))

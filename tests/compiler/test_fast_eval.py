@@ -70,7 +70,7 @@ def test_dynamic_positions_by_plain_integers(signed):
     x = (rng.integers(0, 256, (500, 1, 1, 32)) >> rng.integers(0, 9, (500, 1, 1, 1))).astype(np.uint8)
     if signed:
         x = np.where(rng.random(x.shape) < 0.5, ~x, x)
-    mode = Mode(np.array([True, False]), np.zeros(2, np.int64), np.zeros((2, 1), np.int8), np.zeros(1, np.int32), True)
+    mode = Mode(np.array([True, False]), np.zeros(2, np.int64), np.zeros((2, 1), np.int8), np.zeros(1, np.int32), "dynamic")
     got = lowered_bytes(x, mode, signed)
     assert np.array_equal(got[..., 16:], x[..., 16:])
     for pixel, low in zip(x[:, 0, 0, :16].tolist(), got[:, 0, 0, :16].tolist(), strict=True):
@@ -128,3 +128,17 @@ def test_wrong_arguments():
     graph = random_qgraph(np.random.default_rng(0))
     with pytest.raises(DataError, match="boundaries for"):
         fast_eval.run(graph, random_images(np.random.default_rng(0), graph, 1), [0] * 99)
+
+
+@pytest.mark.parametrize("extract", ["dynamic", "clipped"])
+@pytest.mark.parametrize("seed", range(6))
+def test_dynamic_extraction_is_that_of_the_golden_model(seed, extract):
+    rng = np.random.default_rng(300 + seed)
+    graph = random_qgraph(rng)
+    nodes = {n.name: replace(n, lowering=replace(n.lowering, extract=extract)) for n in graph.lowerable}
+    graph = replace(graph, nodes=tuple(nodes.get(n.name, n) for n in graph.nodes))
+    images = random_images(rng, graph, 2)
+    for share in (0.5, 1):
+        boundaries = [round(share * graph.tensors[n.src].groups) for n in graph.lowerable]
+        expected = golden.run(graph, images, boundaries)[graph.output]
+        assert np.array_equal(fast_eval.run(graph, images, boundaries), expected)

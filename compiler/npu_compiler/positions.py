@@ -1,0 +1,186 @@
+"""Where the 4 bits of a group are taken from, what that errs, and what repairs its mean.
+
+All from exact counts of the 8-bit values (0..255 or -128..127) that each channel takes on calibration images.
+With x a value, w a weight, lx and lw what they stand for once lowered, E over calibration values, and M the factor from
+accumulator steps to output steps:
+
+- position of a group's activations: least sum over its channels of E[(x - lx)^2] * sum over outputs of (M w)^2, or by
+  range: the bit length of the largest magnitude minus 4 (unsigned) or 3;
+- position of a group's weights per output channel: least sum of E[lx^2] (w - lw)^2, or by range likewise;
+- correction per output channel: sum over channels and taps of E[x] w - E[lx] lw;
+- error of a group: mean over output channels of M^2 * sum over channels and taps of the variance of x w - lx lw
+  (of its square without bias correction);
+- range error of a group (the paper's score, from value ranges alone): mean over output channels of M^2 * sum over
+  channels and taps of (2^sa)^2 / 12 * w^2 + (2^sw)^2 / 12 * r^2 / 3, where sa and sw are the positions by range and r
+  is the largest magnitude of the channel: rounding to a step errs by its square over 12, a value spread evenly up to r
+  has the mean square r^2 / 3.
+
+Taps that fall on the padded border are counted like the others.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from npu_isa.numerics import MAX_SHIFT_LOWER, lower
+from numpy.typing import NDArray
+
+from npu_compiler.calibrate import F64
+from npu_compiler.fast_eval import Evaluator, Mode, lowered_bytes
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.qgraph import GROUP, U8, Extraction, QConv, QTensor, QuantizedGraph
+
+SHIFTS = range(MAX_SHIFT_LOWER + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Positions and what follows from them, by group of the source tensor.
+
+    Attributes:
+        act_shift: shape (groups,).
+        wgt_shift: shape (groups, out channels).
+        correction: to be added to the accumulator when the group is lowered; shape (groups, out channels).
+        error, range_error: shape (groups,), in squared steps of the output.
+    """
+
+    act_shift: NDArray[np.int64]
+    wgt_shift: NDArray[np.int64]
+    correction: F64
+    error: F64
+    range_error: F64
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Means over calibration values, by channel: of the lowered value, of its square, and of it times the value."""
+
+    lowered: F64
+    square: F64
+    product: F64
+
+
+def value_counts(graph: QuantizedGraph, image_bytes: U8, tensors: set[str]) -> dict[str, NDArray[np.int64]]:
+    """Count the 8-bit values of each channel of some tensors at boundary 0; int64, shape (channels, 256) each."""
+    counts = {t: np.zeros(graph.tensors[t].channels * 256, np.int64) for t in sorted(tensors)}
+    for values in Evaluator(graph).batches(image_bytes, {}, sorted(tensors)):
+        for tensor, total in counts.items():
+            index = values[tensor] + np.arange(graph.tensors[tensor].channels, dtype=np.int32) * 256
+            total += np.bincount(index.ravel(), minlength=len(total))
+    found = {t: c.reshape(-1, 256) for t, c in counts.items()}
+    return {t: np.roll(c, 128, axis=1) if graph.tensors[t].signed else c for t, c in found.items()}
+
+
+def dynamic_moments(
+    graph: QuantizedGraph, image_bytes: U8, tensors: set[str], extract: Extraction
+) -> dict[str, Moments]:
+    """Return the moments of values lowered at dynamic positions: they depend on a pixel's 16 values together."""
+    sums = {t: np.zeros((3, graph.tensors[t].channels)) for t in sorted(tensors)}
+    pixels = dict.fromkeys(sums, 0)
+    for values in Evaluator(graph).batches(image_bytes, {}, sorted(tensors)):
+        for tensor, total in sums.items():
+            t = graph.tensors[tensor]
+            none = np.zeros((t.groups, 1), np.int8)
+            mode = Mode(np.ones(t.groups, np.bool_), np.zeros(t.groups, np.int64), none, np.zeros(1, np.int32), extract)
+            raw = values[tensor]
+            both = (raw, lowered_bytes(raw, mode, t.signed))
+            x, lx = (_real(v, t.signed).reshape(-1, t.channels) for v in both)
+            total += np.stack([lx.sum(axis=0), (lx**2).sum(axis=0), (x * lx).sum(axis=0)])
+            pixels[tensor] += len(x)
+    return {t: Moments(*(s / max(pixels[t], 1))) for t, s in sums.items()}
+
+
+def _real(raw: U8, signed: bool) -> F64:
+    return (raw.view(np.int8) if signed else raw).astype(np.float64)
+
+
+def positions(
+    node: QConv, src: QTensor, counts: NDArray[np.int64], options: QuantizeOptions, dynamic: Moments | None = None
+) -> Positions:
+    """Choose the positions of one layer.
+
+    Args:
+        node: the convolution.
+        src: the tensor it reads.
+        counts: of each 8-bit value of each channel, shape (channels, 256).
+        options: choices.
+        dynamic: moments of the lowered values where their positions are dynamic.
+    """
+    x = np.arange(256) + src.limits[0]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    lowered = np.stack([lower(x, s, unsigned=not src.signed) for s in SHIFTS])
+    w = node.weight.reshape(len(node.weight), -1, src.channels).astype(np.float64)
+    factor = node.epilogue.mult * 2.0 ** -node.epilogue.shift.astype(np.float64)
+    by_range = _range_positions(node, src, counts)
+    if options.uniform != "none":
+        act_shift = np.full(src.groups, MAX_SHIFT_LOWER)
+    elif options.positions == "range":
+        act_shift = by_range.act_shift
+    else:
+        energy = ((factor[:, None, None] * w) ** 2).sum(axis=(0, 1))
+        off = share @ ((x - lowered) ** 2).T * energy[:, None]
+        act_shift = off.reshape(-1, GROUP, len(SHIFTS)).sum(axis=1).argmin(axis=1)
+    lx = lowered[np.repeat(act_shift, GROUP)]  # what each value of each channel stands for, (channels, 256)
+    moments = dynamic or Moments((share * lx).sum(axis=1), (share * lx**2).sum(axis=1), (share * lx) @ x)
+    if options.uniform != "none":
+        wgt_shift = np.full((src.groups, len(w)), MAX_SHIFT_LOWER)
+    elif options.positions == "range":
+        wgt_shift = by_range.wgt_shift
+    else:
+        wgt_shift = _weight_positions(node, w, moments.square)
+    lw = lower(node.weight.reshape(w.shape), np.repeat(wgt_shift.T, GROUP, axis=1)[:, None, :], unsigned=False)
+    mean_off = share @ x * w - moments.lowered * lw
+    squared = share @ x**2 * w**2 - 2 * moments.product * w * lw + moments.square * lw**2
+    repaired = options.bias_correction != "none"
+    if repaired:
+        squared -= mean_off**2
+    outputs = max(int(node.weight.any(axis=(1, 2, 3)).sum()), 1)
+    return Positions(
+        act_shift,
+        wgt_shift,
+        _by_group(mean_off).T * (1.0 if repaired else 0.0),
+        (_by_group(squared) * factor[:, None] ** 2).sum(axis=0) / outputs,
+        (_by_group(by_range.error(w)) * factor[:, None] ** 2).sum(axis=0) / outputs,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranges:
+    """Positions by the largest magnitudes, and those of the activations by channel."""
+
+    act_shift: NDArray[np.int64]
+    wgt_shift: NDArray[np.int64]
+    largest: NDArray[np.int64]
+
+    def error(self, w: F64) -> F64:
+        """Return the expected squared error of each product, shape of w: (out, taps, channels)."""
+        act = 4.0 ** np.repeat(self.act_shift, GROUP) / 12
+        weight = np.repeat(4.0**self.wgt_shift.T, GROUP, axis=1)[:, None, :] / 12
+        return np.asarray(act * w**2 + weight * self.largest**2 / 3.0)
+
+
+def _range_positions(node: QConv, src: QTensor, counts: NDArray[np.int64]) -> _Ranges:
+    x = np.arange(256) + src.limits[0]
+    magnitude = np.where(x < 0, ~x, x)
+    largest = np.where(counts > 0, magnitude, 0).max(axis=1)
+    act = _position(largest.reshape(-1, GROUP).max(axis=1), 3 if src.signed else 4)
+    integers = node.weight.astype(np.int64)
+    weights = np.where(integers < 0, ~integers, integers).reshape(len(integers), -1, src.groups, GROUP)
+    return _Ranges(act, _position(weights.max(axis=(1, 3)).T, 3), largest)
+
+
+def _position(largest: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """Return the bit length of magnitudes minus the bits kept of them, 0..4."""
+    length = np.ceil(np.log2(np.maximum(largest, 0) + 1)).astype(np.int64)
+    return np.asarray(np.clip(length - bits, 0, MAX_SHIFT_LOWER))
+
+
+def _weight_positions(node: QConv, w: F64, square: F64) -> NDArray[np.int64]:
+    """Return the positions of least error, (groups, out); square: mean square of each channel's lowered values."""
+    integers = node.weight.reshape(w.shape)
+    errors = [_by_group((w - lower(integers, s, unsigned=False)) ** 2 * square) for s in SHIFTS]
+    return np.asarray(np.stack(errors).argmin(axis=0).T)
+
+
+def _by_group(values: F64) -> F64:
+    """Sum (out, taps, channels) over taps and the channels of each group: (out, groups)."""
+    return np.asarray(values.sum(axis=1).reshape(len(values), -1, GROUP).sum(axis=2))
