@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.ops import Vec
+from npu_isa.ops import Op, Vec
 from npu_sim.fast.values import Values
 
 from tests.naive_machine import NaiveMachine, byte_value
@@ -23,13 +23,20 @@ class Written:
     vecs: list[tuple[int, np.ndarray]]
 
 
-def simulated(p: RandomProgram, boundaries: tuple[int, ...], images: np.ndarray) -> Written:
-    """Run the value simulator on all images at once."""
-    values = Values(p.ops, p.machine, p.constants, boundaries, p.dram_bytes)
+def simulated(
+    p: RandomProgram, boundaries: tuple[int, ...], images: np.ndarray, ops: tuple[Op, ...] | None = None
+) -> Written:
+    """Run the value simulator on all images at once, with other operations if told so.
+
+    Watched and not watched it has to write the same.
+    """
+    values = Values(p.ops if ops is None else ops, p.machine, p.constants, boundaries, p.dram_bytes)
     first, vecs = len(p.constants), []
     dram = values.run(
         images, p.input_range[0], first, p.dram_bytes - first, lambda op, got: vecs.append((op.index, got.copy()))
     )
+    alone = values.run(images, p.input_range[0], first, p.dram_bytes - first)
+    np.testing.assert_array_equal(alone, dram)
     return Written(dram, vecs)
 
 

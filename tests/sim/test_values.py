@@ -5,7 +5,7 @@ import pytest
 from npu_sim.fast import values
 
 from tests.programs import RandomProgram, random_machine, random_program
-from tests.value_models import assert_same_values, random_images, simulated
+from tests.value_models import assert_same_values, random_images
 
 
 def make(seed: int, layers: int = 2) -> RandomProgram:
@@ -39,8 +39,15 @@ def test_images_in_several_batches(monkeypatch):
     np.testing.assert_array_equal(together, np.stack(alone))
 
 
-def test_a_run_leaves_nothing_behind_for_the_next():
-    p, rng = make(5), np.random.default_rng(5)
-    images, boundaries = random_images(rng, p, 2), p.boundaries(rng)
-    first = simulated(p, boundaries, images)
-    np.testing.assert_array_equal(first.dram, simulated(p, boundaries, images).dram)
+def test_runs_leave_nothing_behind_and_boundaries_share_nothing_but_work():
+    """Each vector prepared from another one, in any order and again, as if prepared by itself."""
+    p, rng = make(12), np.random.default_rng(12)
+    images = random_images(rng, p, 2)
+    at = (images, p.input_range[0], p.output_range[0], p.output_range[1] - p.output_range[0])
+    vectors = boundary_vectors(p, rng)
+    alone = {b: values.Values(p.ops, p.machine, p.constants, b, p.dram_bytes).run(*at) for b in vectors}
+    assert len({v.tobytes() for v in alone.values()}) > 1
+    prepared = values.Values(p.ops, p.machine, p.constants, vectors[0], p.dram_bytes)
+    for b in [*vectors, *vectors[::-1]]:
+        prepared = prepared.at(b)
+        np.testing.assert_array_equal(prepared.run(*at), alone[b])

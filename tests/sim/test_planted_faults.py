@@ -1,0 +1,258 @@
+"""The comparisons can fail: faults planted in the simulators, each of which some random program must show.
+
+Timing: constants of the table, rules, masks and machine, and lines of the event loop. Values: every operand that a
+simulator might misread, as a program that differs from the one the naive machine runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from npu_isa import timing as rules
+from npu_isa.ops import Conv, Fold, Load, Op, Store, Vec
+from npu_isa.tables import TIMING
+from npu_sim.fast import events
+from npu_sim.fast import timing as fast
+
+from tests.naive_timing import Twin
+from tests.programs import random_machine, random_program
+from tests.timing_models import Case, difference, random_case
+from tests.value_models import naive, random_images, simulated
+
+SEEDS = range(60)
+
+# -- timing
+
+
+@cache
+def twin_of(seed: int) -> tuple[Case, tuple[int, ...], Twin]:
+    case = random_case(seed)
+    boundaries = case.boundaries[-1]
+    return case, boundaries, Twin(case.ops, case.machine, boundaries).run()
+
+
+def timing_shows(change: Callable[[Case], Case] = lambda case: case) -> bool:
+    """Whether the simulator as it is now, on a case as changed, differs from the twin on some seed."""
+    for seed in SEEDS:
+        case, boundaries, twin = twin_of(seed)
+        other = change(case)
+        if difference(twin, fast.simulate(other.ops, other.machine, boundaries), case.ops) is not None:
+            return True
+    return False
+
+
+def test_nothing_planted_nothing_shown():
+    assert not timing_shows()
+
+
+CONSTANTS = (
+    *("dispatch_cycles", "setup_cycles", "shadow_free_cycles", "act_read_cycles", "acc_write_cycles"),
+    *("vector_pipeline_cycles", "param_rows"),
+)
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_constant_off_by_one(monkeypatch, constant, by):
+    monkeypatch.setitem(TIMING, constant, TIMING[constant] + by)
+    assert timing_shows()
+
+
+def test_smaller_blocks_of_the_arbitration(monkeypatch):
+    monkeypatch.setitem(TIMING, "dma_block_bytes", TIMING["dma_block_bytes"] // 2)
+    monkeypatch.setattr(rules, "block_bursts", lambda m: max(512 // m.dram_burst_bytes, 1))
+    assert timing_shows()
+
+
+RULES = {
+    "conv_passes": lambda found: (1,) * len(found),  # no bank conflicts
+    "weight_load_cycles": lambda found: found + 1,
+    "array_latency": lambda found: found - 1,
+    "vec_issue_cycles": lambda found: found + 1,
+    "burst_cycles": lambda found: found + 1,
+    "transfer": lambda found: replace(found, bursts=found.bursts + 1),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_wrong_duration(monkeypatch, rule):
+    right = getattr(rules, rule)
+    monkeypatch.setattr(rules, rule, lambda *args: RULES[rule](right(*args)))
+    assert timing_shows()
+
+
+def test_a_fold_that_moves_as_fast_as_the_bus(monkeypatch):
+    right = rules.transfer
+    monkeypatch.setattr(rules, "transfer", lambda *args: replace(right(*args), least_cycles=0))
+    assert timing_shows()
+
+
+MASKS = {
+    "no read ports": lambda reads, writes: (0, writes),
+    "no write ports": lambda reads, writes: (reads, 0),
+    "the lowest region alone": lambda reads, writes: (reads & -reads, writes & -writes),
+    "reads take write ports": lambda reads, writes: (reads, reads | writes),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_wrong_ports(monkeypatch, mask):
+    right = fast.regions
+    monkeypatch.setattr(fast, "regions", lambda op, machine: MASKS[mask](*right(op, machine)))
+    assert timing_shows()
+
+
+def without_a_token(case: Case) -> Case:
+    """Drop the last token that the load engine gives to the matrix engine, on both sides."""
+    gives = [op.index for op in case.ops if op.push & 2 and op.engine == 0]
+    takes = [op.index for op in case.ops if op.pop & 1 and op.engine == 1]
+    if not gives:
+        return case
+    ops = list(case.ops)
+    ops[gives[-1]] = replace(ops[gives[-1]], push=ops[gives[-1]].push & ~2)
+    ops[takes[-1]] = replace(ops[takes[-1]], pop=ops[takes[-1]].pop & ~1)
+    return replace(case, ops=tuple(ops))
+
+
+def with_machine(**more: int) -> Callable[[Case], Case]:
+    """Return a change of the machine by some numbers."""
+    return lambda case: replace(
+        case, machine=replace(case.machine, **{k: getattr(case.machine, k) + v for k, v in more.items()})
+    )
+
+
+CHANGES = {
+    "a dropped token": without_a_token,
+    "a deeper queue": with_machine(queue_depth=1),
+    "deeper token FIFOs": with_machine(token_depth=1),
+    "a longer DRAM latency": with_machine(dram_latency_cycles=1),
+    "fences ignored": lambda case: replace(
+        case, ops=tuple(replace(op, fence=0) if isinstance(op, Vec) else op for op in case.ops)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_program_or_machine(change):
+    assert timing_shows(CHANGES[change])
+
+
+SOURCE = Path(events.__file__).read_text(encoding="utf-8")
+LINES = {
+    "vector before matrix": ("MATRIX if turn == 0 else (VECTOR", "VECTOR if turn == 0 else (MATRIX"),
+    "store before vector": ("(VECTOR if turn == 1 else (STORE", "(STORE if turn == 1 else (VECTOR"),
+    "the bus prefers loads": ("e = LOAD if served == STORE else STORE", "e = LOAD if bursts_left[LOAD] > 0 else STORE"),
+    "streams overlap": ("ready_at = max(weights_at + weight_load, stream_end)", "ready_at = weights_at + weight_load"),
+    "shadow overwritten": ("weights_at = max(now, s_last + shadow_free)", "weights_at = now"),
+    "accepted at the stream's end": ("free_at[e] = s_last + 1", "free_at[e] = stream_end"),
+    "conv ports until the end": ("held_to = stream_end", "held_to = times[op, WORK_END]"),
+    "a place is free at once": (", ACCEPT] + 1)", ", ACCEPT])"),
+    "own ports block": (" and ops[holder[side, r], ENGINE] != e:", ":"),
+    "FIFOs never full": ("and room[e, f] == 0:", "and False:"),
+    "accepts while it waits for room": ("if times[before, WORK_END] <= now:", "if False:"),
+    "the token that came first": ("missing[e] = absent\n", "missing[e] = missing[e] or absent\n"),
+    "waits for DRAM not counted": ("times[op, DRAM_WAIT] += now - asked_at[e]", "times[op, DRAM_WAIT] += 0"),
+}
+
+
+def with_line(old: str, new: str) -> Callable[..., int]:
+    """Return the event loop, interpreted, with a part of its source replaced: the one place where text is run."""
+    assert SOURCE.count(old) == 1, f"{old!r} stands {SOURCE.count(old)} times in the event loop"
+    space: dict[str, object] = {"__name__": "planted"}
+    exec(SOURCE.replace("@njit(cache=True)\n", "").replace(old, new), space)
+    return space["simulate"]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_wrong_line_of_the_event_loop(monkeypatch, line):
+    monkeypatch.setattr(fast, "events", SimpleNamespace(**(vars(events) | {"simulate": with_line(*LINES[line])})))
+    assert timing_shows()
+
+
+# -- values
+
+
+def flip(name: str, of: type[Op], **when: int) -> Callable[[Op], Op]:
+    """Return a change of a flag of some operations or of their geometry."""
+    return plus(name, of, lambda v: 1 - v, **when)
+
+
+def plus(name: str, of: type[Op], change: Callable[[int], int], **when: int) -> Callable[[Op], Op]:
+    """Return a change of an operand of some operations or of their geometry, where others have the values of `when`."""
+
+    def apply(op: Op) -> Op:
+        if not isinstance(op, of):
+            return op
+        geom = getattr(op, "geom", op)
+        if any(getattr(geom, k) != v for k, v in when.items()):
+            return op
+        holder = op if hasattr(op, name) else geom
+        changed = replace(holder, **{name: change(getattr(holder, name))})
+        return changed if holder is op else replace(op, geom=changed)
+
+    return apply
+
+
+def more(value: int) -> int:
+    return value + 1
+
+
+def less(value: int) -> int:
+    return value - 1
+
+
+FAULTS = {
+    "conv unsigned": flip("unsigned", Conv),
+    "conv pad_top": plus("pad_top", Conv, more),
+    "conv pad_left": plus("pad_left", Conv, less),
+    "conv stride_x": plus("stride_x", Conv, more),
+    "conv dilation_y": plus("dilation_y", Conv, more),
+    "conv out_x": plus("out_x", Conv, more),
+    "conv boundary": plus("group_first", Conv, more),
+    "conv s_act": plus("shifts", Conv, lambda s: tuple((v + 1) % 5 for v in s)),
+    "conv accumulate": plus("accumulate", Conv, lambda v: 0),
+    "conv group order": plus("groups", Conv, lambda g: g[::-1]),
+    "vec src_unsigned": flip("src_unsigned", Vec),
+    "vec residual": plus("residual", Vec, lambda v: 0),
+    "vec res_unsigned": flip("res_unsigned", Vec),
+    "vec leaky": plus("leaky", Vec, lambda v: 0),
+    "vec maximum as sum": plus("source", Vec, lambda v: 3, source=2),
+    "vec multiply-add as sum": plus("source", Vec, lambda v: 3, source=1),
+    "vec clamp_low": plus("clamp_low", Vec, more),
+    "vec clamp_high": plus("clamp_high", Vec, less),
+    "vec pad_left": plus("pad_left", Vec, less),
+    "vec stride_y": plus("stride_y", Vec, more),
+    "vec dilation_x": plus("dilation_x", Vec, more),
+    "vec param_addr": plus("param_addr", Vec, lambda v: max(v - 1, 0)),
+    "fold pad_top": plus("pad_top", Fold, less),
+    "fold stride_x": plus("stride_x", Fold, more),
+    "fold kernel_w": plus("kernel_w", Fold, lambda v: max(v - 1, 1)),
+    "fold out_y": plus("out_y", Fold, more),
+    "load dram_addr": plus("dram_addr", Load, more, memory=0),
+    "load dram_col_pitch": plus("dram_col_pitch", Load, more, memory=0),
+    "load table": plus("indexed", Load, lambda v: 0),
+    "store addr": plus("addr", Store, lambda v: max(v - 1, 0)),
+    "store dram_addr": plus("dram_addr", Store, less),
+}
+
+
+@cache
+def naive_of(seed: int):
+    rng = np.random.default_rng(seed)
+    p = random_program(rng, random_machine(rng), 2)
+    images, boundaries = random_images(rng, p, 2), p.boundaries(rng)
+    return p, boundaries, images, naive(p, boundaries, images)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_misread_operand(fault):
+    for seed in range(40):
+        p, boundaries, images, want = naive_of(seed)
+        ops = tuple(FAULTS[fault](op) for op in p.ops)
+        if ops != p.ops and simulated(p, boundaries, images, ops).dram.tobytes() != want.dram.tobytes():
+            return
+    pytest.fail("no program shows it")

@@ -1,0 +1,297 @@
+"""The timing simulator: cases worked out by hand, and the naive twin on random programs, machines and boundaries.
+
+Hand-worked times are (accept, start, issue end, end) of each instruction; letters in the drawings: w weights, p pixels
+of a pass, . waiting, digits parameter rows, ~ pipeline or DRAM latency. The page is isa_spec/MICROARCHITECTURE.md.
+"""
+
+import numpy as np
+import pytest
+from npu_isa.errors import ProgramError
+from npu_isa.footprint import regions
+from npu_isa.ops import Op
+from npu_sim.fast.timing import Timing, TimingModel, simulate
+
+from tests.hand_programs import ALTERNATION, PORTS, TOKEN_FULL, TWO_CONVS, VECS, hand
+from tests.naive_machine import NaiveMachine
+from tests.naive_timing import DeadlockError, Twin
+from tests.programs import random_machine, random_program
+from tests.timing_models import causes_of, compare, random_case
+
+
+def timed(text: str, boundaries: tuple[int, ...] = (), **sizes: int) -> Timing:
+    """Time a program written in assembly; the twin has to agree."""
+    ops, machine = hand(text, sizes)
+    assert compare(ops, machine, boundaries).difference is None
+    return simulate(ops, machine, boundaries)
+
+
+def moments(timing: Timing) -> list[tuple[int, ...]]:
+    table = np.stack([timing.accept, timing.start, timing.issue_end, timing.end], axis=1)
+    return [tuple(row) for row in table.tolist()]
+
+
+def test_conv_vec_store_on_two_by_two():
+    """One 1x1 conv of 16 channels on 2 rows: 8 passes of 4 pixels, each as long as weight load and shadow: 10.
+
+    cycle    3 5         15                75  79       88  91  95     101 105          125
+    matrix   wwpppp......pppp......  ...   pppp~~~~~~~~~                                      pipeline 2+2+1+1+3
+    vector                                              012pppp~~~~~~~
+    store                                                               dddd~~~~~~~~~~~~      one burst of 64 bytes
+    """
+    timing = timed(
+        """
+          geom   in_h=2 in_w=2 row_pitch=2
+          groups
+          conv   tile_h=2 tile_w=2 push=vector
+          vgeom  source=acc out_row_pitch=2 out_pixel_pitch=1
+          vec    tile_h=2 tile_w=2 lanes=2 pop=matrix push=store
+          store  dram_addr=0x400 run=64 pop=vector
+          halt
+        """,
+        array_rows=2,
+        array_cols=2,
+    )
+    assert timing.dispatch.tolist() == [0, 1, 2, 3, 4, 5]
+    conv, vec, store = (3, 5, 79, 88), (5, 88, 95, 101), (6, 101, 105, 125)
+    assert moments(timing) == [(1, 1, 2, 2), (2, 2, 3, 3), conv, (4, 4, 5, 5), vec, store]
+    assert timing.passes.tolist() == [0, 0, 8, 0, 0, 0]
+    assert timing.total_cycles == 125
+
+
+def test_two_convs_on_four_by_four():
+    """The second tile's weights wait until the first one's last pass has left the shadow, 8 cycles after its start.
+
+    In 4 bits, 8 channels a pass: two passes 12 cycles apart (4 of weight load and 8), pipeline 2 + 4 + 1 + 3 + 3:
+    cycle    3   7           19  23  27  31          43  47
+    first    wwwwpppp........pppp~~~~~~~~~~~~~ 36
+    second                    A......wwwwpppp........pppp~~~~~~~~~~~~~ 60      accepted at 20, weights at 19 + 8
+    """
+    four = timed(TWO_CONVS, (1,), array_rows=4, array_cols=4)
+    assert moments(four)[2:] == [(3, 7, 23, 36), (20, 31, 47, 60)]
+    eight = timed(TWO_CONVS, (0,), array_rows=4, array_cols=4)  # 4 passes at 7, 19, 31, 43; then at 55, 67, 79, 91
+    assert moments(eight)[2:] == [(3, 7, 47, 60), (44, 55, 95, 108)]
+
+
+def test_bank_conflict():
+    """Three taps one above the other, 4 words apart on 4 banks; two of them share a 4-bit pass: 2 cycles a pixel.
+
+    16 pixels: weights at 3, first pass 19..50 (16 x 2), second 51..66, end + 2 + 8 + 2 + 15 + 3.
+    """
+    text = "geom register=0 kernel_h=3 in_h=18 row_pitch=4\ngroups\nconv tile_h=16\nhalt"
+    timing = timed(text, (1,))
+    assert moments(timing)[2] == (3, 19, 67, 97)
+    assert [timing.stream[2], timing.bank[2], timing.short[2]] == [32, 16, 0]
+
+
+def test_shorter_streams_than_weight_loads():
+    """The same with one pixel: passes start 16 + 8 cycles apart, of which the first issues for 2."""
+    timing = timed("geom register=0 kernel_h=3 in_h=3 row_pitch=4\ngroups\nconv\nhalt", (1,))
+    assert moments(timing)[2] == (3, 19, 44, 74)
+    assert [timing.stream[2], timing.bank[2], timing.short[2]] == [2, 1, 22]
+
+
+def test_a_full_fifo_holds_up_an_engine():
+    """Two tokens fit. The third load has done its work at 5 and ends at 27, after the store's pop at 26.
+
+    cycle    1 2 3 4 5                     26 27 28 29 30
+    load 2       d ~ . . . . . . . . . . .  .  E
+    load 3         d ~ . . . . . . . . . .  .  E               has been accepted before; ends after load 2
+    load 4                                     d  ~            accepted at 27; the bus is its own, store went last
+    vec              from 7: 3 + 10 cycles, + 6 = 26
+    store 0                                d   ~
+    store 1                                    .  d  ~
+    """
+    timing = timed(TOKEN_FULL, token_depth=2, dram_latency_cycles=1, dram_burst_bytes=16)
+    loads = [(1, 1, 2, 3), (2, 2, 3, 4), (3, 3, 4, 27), (4, 4, 5, 27), (27, 27, 28, 29)]
+    stores = [(8, 26, 27, 28), (27, 27, 29, 30), (29, 29, 30, 31)]
+    assert moments(timing) == [*loads, (6, 6, 7, 7), (7, 7, 20, 26), *stores]
+
+
+def test_dram_alternates_between_load_and_store():
+    """47 and 32 bursts of 64 bytes, 4 cycles each, in blocks of at most 1024 bytes: 64, 64, 60 and 64, 64 cycles.
+
+    cycle    1       65      129     193     257     317     337
+    load     LLLLLLLL        LLLLLLLL        LLLLLLLL~~~~~~~~
+    store     .......SSSSSSSS        SSSSSSSS~~~~~~~~ 277
+    """
+    assert moments(timed(ALTERNATION)) == [(1, 1, 317, 337), (2, 2, 257, 277)]
+
+
+def test_load_goes_first_at_the_beginning():
+    """Tokens of the vec's end at 12 start both, whichever stands first in the program."""
+    vec = "vgeom source=acc out_pixel_pitch=1\nvec lanes=16 push=load+store\n"
+    load, store = "load run=64 pop=vector\n", "store dram_addr=0x400 addr=2048 run=64 pop=vector\n"
+    assert moments(timed(vec + load + store + "halt"))[2:] == [(3, 12, 16, 36), (4, 12, 20, 40)]
+    assert moments(timed(vec + store + load + "halt"))[2:] == [(3, 12, 20, 40), (4, 12, 16, 36)]
+
+
+def test_port_conflicts():
+    """The vec reads region 0 and writes region 1 until 31. Then conv goes before store, and the load gets region 1.
+
+    cycle    2           25     31  35  39
+    vec      012pp...pppp~~~~~~~
+    conv        w x 16, ready at 21 pppp~~~...                    then 2 + 8 + 2 + 15 + 3
+    store                               dddd~~~
+    load                            dddd~~~
+    """
+    timing = timed(PORTS)
+    vec, conv = (2, 2, 25, 31), (5, 31, 35, 65)
+    assert moments(timing)[1] == vec
+    assert moments(timing)[4:] == [conv, (6, 35, 39, 59), (7, 31, 35, 55)]
+
+
+def test_vecs_follow_each_other_and_a_fence_waits_for_the_end():
+    """3 parameter rows and 10 pixels each: 13 cycles apart; the fence adds the 6 of the pipeline."""
+    assert moments(timed(VECS.format(third="")))[1:5] == [
+        (2, 2, 15, 21),
+        (15, 15, 28, 34),
+        (28, 28, 41, 47),
+        (41, 41, 54, 60),
+    ]
+    assert moments(timed(VECS.format(third="fence=1")))[3:5] == [(34, 34, 47, 53), (47, 47, 60, 66)]
+
+
+def test_a_full_queue_stops_the_front_end():
+    """Two places: the fourth vec is dispatched at 16, one cycle after the second one left; and the load behind it."""
+    timing = timed(VECS.format(third=""), queue_depth=2)
+    assert timing.dispatch.tolist() == [0, 1, 2, 3, 16, 17]
+    assert moments(timing)[5][0] == 18
+
+
+def test_what_a_setup_gives_waits_for_the_vec_before_it():
+    """The second vgeom works at 15, when the vec has issued; its token comes with the vec's end at 21."""
+    timing = timed(
+        """
+          vgeom  source=acc out_pixel_pitch=1
+          vec    tile_w=10 lanes=16
+          vgeom  source=acc out_pixel_pitch=1 push=store
+          vec    tile_w=10 lanes=16 out_base=10
+          store  dram_addr=0x400 addr=2048 run=64 pop=vector
+          halt
+        """
+    )
+    assert moments(timing)[1:] == [(2, 2, 15, 21), (15, 15, 16, 21), (16, 16, 29, 35), (5, 21, 25, 45)]
+
+
+def test_fold_makes_a_pixel_per_cycle():
+    """192 bytes are three bursts, 12 cycles; 8 x 8 pixels take 64. Outside the image nothing is moved."""
+    text = "fold in_h=8 in_w=8 channels=3 rows=8 cols=8 row_pitch=8 {more}\nhalt"
+    assert moments(timed(text.format(more=""))) == [(1, 1, 65, 85)]
+    padding = timed(text.format(more="pad_top=100"))
+    assert moments(padding) == [(1, 1, 65, 85)]
+    assert [timed(text.format(more="")).dram_bytes[0], padding.dram_bytes[0]] == [192, 0]
+
+
+def test_runs_are_widened_to_bursts():
+    """Of 64 bytes: 16 bytes across a border, rows that follow each other, rows with a gap."""
+    cases = {
+        "dram_addr=56 run=16": 2,
+        "rows=8 run=16 row_pitch=1 dram_row_pitch=16": 2,
+        "rows=4 cols=2 run=16 col_pitch=1 row_pitch=2 dram_col_pitch=16 dram_row_pitch=32": 2,
+        "rows=4 cols=2 run=16 col_pitch=1 row_pitch=2 dram_col_pitch=16 dram_row_pitch=48": 5,
+        "rows=2 cols=2 run=16 col_pitch=1 row_pitch=2 dram_col_pitch=17 dram_row_pitch=33": 5,
+    }
+    for operands, bursts in cases.items():
+        timing = timed(f"load {operands}\nhalt")
+        assert moments(timing) == [(1, 1, 1 + 4 * bursts, 21 + 4 * bursts)], operands
+        assert timing.dram_bytes.tolist() == [64 * bursts]
+
+
+def test_an_indexed_load_depends_on_its_boundary():
+    text = "load memory=param run=64 indexed=1 register=1 table_pitch=8 table_entries=9\nhalt"
+    assert [int(timed(text, (0, b)).dram_bytes[0]) for b in (0, 1, 8)] == [64, 128, 64]
+
+
+def test_nothing_but_halt():
+    timing = timed("halt")
+    assert timing.total_cycles == 0
+    assert timing.table.shape[0] == 0
+
+
+def test_a_deadlock_is_named():
+    ops, machine = hand("load run=16 pop=store\nstore dram_addr=0x400 run=16 pop=load\nhalt\n", {})
+    with pytest.raises(ProgramError, match="deadlock"):
+        simulate(ops, machine, ())
+    with pytest.raises(DeadlockError):
+        Twin(ops, machine, ()).run()
+
+
+SEEDS = range(120)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_equal_to_the_twin(seed):
+    case = random_case(seed)
+    for boundaries in case.boundaries:
+        assert compare(case.ops, case.machine, boundaries).difference is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_model_serves_all_boundaries(seed):
+    case = random_case(seed)
+    model = TimingModel(case.ops, case.machine)
+    for boundaries in [*case.boundaries, *case.boundaries[::-1]]:
+        fresh = simulate(case.ops, case.machine, boundaries)
+        np.testing.assert_array_equal(model.simulate(boundaries).table, fresh.table)
+
+
+def test_the_programs_meet_every_cause_of_waiting():
+    """On each engine all that can hold it up; a comparison without them says nothing about them."""
+    seen: set[tuple[str, str]] = set()
+    for seed in SEEDS:
+        case = random_case(seed)
+        found = causes_of(Twin(case.ops, case.machine, case.boundaries[-1]).run())
+        seen |= {(engine, cause) for engine, causes in found.items() for cause in causes}
+    for engine in ("load", "matrix", "vector", "store"):
+        tokens = {f"token_{e}" for e in ("load", "matrix", "vector", "store") if e != engine}
+        missing = {"port", "queue", "idle"} | tokens
+        missing |= {"matrix": {"stream", "bank", "weights", "setup"}, "vector": {"busy", "drain", "setup"}}.get(
+            engine, {"busy", "dram"}
+        )
+        missing -= {cause for e, cause in seen if e == engine}
+        assert not missing, (engine, missing)
+    assert {("load", "token_full"), ("vector", "token_full")} <= seen
+
+
+# -- ports
+
+
+class Watched(bytearray):
+    """Memory that remembers which words were read and written."""
+
+    read: set[int]
+    written: set[int]
+
+    def __getitem__(self, place):
+        self.read |= words_of(place)
+        return super().__getitem__(place)
+
+    def __setitem__(self, place, value):
+        self.written |= words_of(place)
+        super().__setitem__(place, value)
+
+
+def words_of(place: int | slice) -> set[int]:
+    first, end = (place.start, place.stop) if isinstance(place, slice) else (place, place + 1)
+    return set(range(first // 16, (end - 1) // 16 + 1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_operation_takes_the_ports_of_what_it_touches(seed):
+    """Every region that the naive machine reads or writes in, and hardly any other."""
+    rng = np.random.default_rng(seed)
+    p = random_program(rng, random_machine(rng), 2)
+    machine = NaiveMachine(p.machine, p.constants.tobytes(), p.dram_bytes)
+    act = machine.act = Watched(machine.act)
+    act.read, act.written = set(), set()
+    more = []
+
+    def observe(op: Op, _: NaiveMachine) -> None:
+        for mask, touched in zip(regions(op, p.machine), (act.read, act.written), strict=True):
+            needed = sum(1 << r for r in {word // p.machine.region_words for word in touched})
+            assert mask & needed == needed, op
+            more.append(mask != needed)
+        act.read, act.written = set(), set()
+
+    machine.run(p.ops[:-1], p.boundaries(rng), observe)
+    assert sum(more) <= len(more) // 10  # ranges have gaps, and a stride may skip the edge of an image
