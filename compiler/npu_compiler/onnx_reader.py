@@ -18,6 +18,7 @@ from npu_compiler.graph import Graph
 from npu_compiler.onnx_importer import OPERATORS, Importer, Refused
 
 OPSETS = range(11, 22)
+NAMED = 3  # nodes named of those that are refused alike
 MAX_FOLDED_ELEMENTS = 1 << 26
 
 
@@ -46,20 +47,32 @@ def read_onnx(path: str | Path, *, requantize: bool = False) -> Graph:
     refused = _walk(model, importer)
     if refused:
         raise UnsupportedError(
-            "; ".join(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+            _refusals(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
         )
     return _finish(model, importer, where)
 
 
-def _walk(model: onnx.ModelProto, importer: Importer) -> list[str]:
-    """Import every node; return the refusals.
+def _refusals(refused: list[tuple[str, str, str]]) -> str:
+    """Return what is refused, (node, operator, reason) each, with equal reasons of one operator together."""
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for name, operator, reason in refused:
+        nodes.setdefault((operator, reason), []).append(name)
+    parts = []
+    for (operator, reason), names in nodes.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        parts.append(f"node{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{more} ({operator}): {reason}")
+    return "; ".join(parts)
+
+
+def _walk(model: onnx.ModelProto, importer: Importer) -> list[tuple[str, str, str]]:
+    """Import every node; return the refusals: node, operator, reason.
 
     What reads a refused node is judged too where shape inference knows what the node makes; else it is passed over.
     """
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     inferred = {v.name: v.type.tensor_type for v in (*model.graph.value_info, *model.graph.output)}
     opset = {o.domain: o for o in model.opset_import}
-    refused: list[str] = []
+    refused: list[tuple[str, str, str]] = []
     lost: set[str] = set()
     for index, node in enumerate(model.graph.node):
         if _fold_constant(node, constants, opset, importer):
@@ -73,7 +86,7 @@ def _walk(model: onnx.ModelProto, importer: Importer) -> list[str]:
                 raise Refused("operator not supported")
             function(importer, node, constants)
         except Refused as error:
-            refused.append(f"node {node.name or f'#{index}'} ({node.op_type}): {error}")
+            refused.append((node.name or f"#{index}", node.op_type, str(error)))
             for name in node.output:
                 shape = tuple(d.dim_value for d in inferred[name].shape.dim[1:]) if name in inferred else ()
                 if not importer.assume(name, shape):

@@ -206,6 +206,16 @@ def test_all_refused_nodes_at_once_and_nodes_without_a_name(tmp_path):
     assert error.hint == HINT
 
 
+def test_nodes_that_are_refused_alike_stand_together(tmp_path):
+    net = Net((3, 6, 6))
+    last = "x"
+    for number in range(5):
+        last = net.node("Elu", last, name=f"elu{number}")
+    assert refusal(net.model(last), tmp_path).message == (
+        "nodes elu0, elu1, elu2 and 2 more (Elu): operator not supported"
+    )
+
+
 def test_operator_of_another_domain(tmp_path):
     net = Net((3, 6, 6))
     model = net.model(net.node("Relu", "x"))
