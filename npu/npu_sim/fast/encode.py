@@ -7,6 +7,7 @@ before had too are kept.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class _Patches:
         if key in self._held:
             return self._held[key][0], False
         start = self._next if self._next + size <= PATCH_BYTES else 0
-        self._held = {k: v for k, v in self._held.items() if v[1] <= start or start + size <= v[0]}
+        self._drop([k for k, v in self._held.items() if v[0] < start + size and start < v[1]])
         self._held[key] = (start, start + size, *source)
         self._next = _round_up(start + size, LINE_BYTES)
         self.bytes = max(self.bytes, start + size)
@@ -95,7 +96,11 @@ class _Patches:
 
     def written(self, first: int, end: int) -> None:
         """Forget the patches that read from words first..end-1."""
-        self._held = {k: v for k, v in self._held.items() if v[3] <= first or end <= v[2]}
+        self._drop([k for k, v in self._held.items() if v[2] < end and first < v[3]])
+
+    def _drop(self, keys: list[Hashable]) -> None:
+        for key in keys:
+            del self._held[key]
 
 
 class Encoder:
@@ -130,6 +135,11 @@ class Encoder:
             self._encode(op)
 
     # -- what does not depend on the boundaries
+
+    @property
+    def row_pixels(self) -> int:
+        """Output pixels in the longest row of a vec."""
+        return max((op.tile_w for op in self.ops if isinstance(op, Vec)), default=0)
 
     @property
     def patch_bytes(self) -> int:
@@ -179,22 +189,22 @@ class Encoder:
     def _conv_row(self, op: Conv) -> tuple[int, ...]:
         g = op.geom
         y, x = op.out_y * g.stride_y - g.pad_top, op.out_x * g.stride_x - g.pad_left
-        step_y, rows, *inside_y = _patch_axis(y, op.tile_h, g.stride_y, g.kernel_h, g.dilation_y, g.in_h)
-        step_x, cols, *inside_x = _patch_axis(x, op.tile_w, g.stride_x, g.kernel_w, g.dilation_x, g.in_w)
-        layout = _Layout(op.groups, op.shifts, g.unsigned, g.pixel_pitch * step_x == op.group_count)
+        rows, next_row, tap_row, padded_y = _patch_axis(y, op.tile_h, g.stride_y, g.kernel_h, g.dilation_y, g.in_h)
+        cols, next_col, tap_col, padded_x = _patch_axis(x, op.tile_w, g.stride_x, g.kernel_w, g.dilation_x, g.in_w)
+        layout = _Layout(op.groups, op.shifts, g.unsigned, g.pixel_pitch * cols[3] == op.group_count)
         self._convs.append((op, layout, self._block(op, layout)))
         pixel = op.group_count * GROUP
-        row = cols * pixel
+        row = cols[0] * cols[2] * pixel
         reads = [(a.first, a.end) for a in footprint(op, self._machine) if a.memory == Memory.ACT]
         key = (g, op.act_base, op.act_row0, op.out_y, op.out_x, op.tile_h, op.tile_w, op.group_first, layout)
-        patch, fresh = self._patches.place(key, rows * row, reads[0] if reads else (0, 0))
-        tap_cols = g.kernel_w if g.dilation_x > 1 else 1
-        source = op.act_base + (y - op.act_row0) * g.row_pitch + x * g.pixel_pitch
+        patch, fresh = self._patches.place(key, rows[0] * rows[2] * row, reads[0] if reads else (0, 0))
+        runs = 1 if tap_col == 1 else g.kernel_w
+        source = op.act_base - op.act_row0 * g.row_pitch
         return (
-            *(patch, fresh, source * GROUP, g.row_pitch * step_y * GROUP, g.pixel_pitch * step_x * GROUP),
-            *(rows, cols, *inside_y, *inside_x, 0 if g.unsigned else OFFSET, op.group_count, 0, 0),
-            *(op.tile_h, op.tile_w, g.stride_y // step_y * row, g.stride_x // step_x * pixel),
-            *(g.kernel_h, g.dilation_y * row, tap_cols, g.dilation_x * pixel, pixel * (g.kernel_w // tap_cols)),
+            *(patch, fresh, padded_y or padded_x, source * GROUP, g.row_pitch * GROUP, g.pixel_pitch * GROUP),
+            *(y, *rows, x, *cols, g.in_h, g.in_w, 0 if g.unsigned else OFFSET, op.group_count, 0, 0),
+            *(op.tile_h, op.tile_w, next_row * row, next_col * pixel),
+            *(g.kernel_h, tap_row * row, runs, tap_col * pixel, g.kernel_w // runs * pixel),
             *(0, 0, 0, op.acc_half * self._machine.acc_rows + op.acc_row, op.accumulate),
         )
 
@@ -296,16 +306,23 @@ class Encoder:
     def _fill_vecs(self, vecs: Array, boundaries: Sequence[int]) -> tuple[Array, Array]:
         """Fill the fields of vecs that depend on boundaries; return params and taps."""
         params, taps = _Pool(np.int64), _Pool(np.int32)
-        blocks: dict[tuple[bytes, int], tuple[int, int]] = {}
+        blocks: dict[Hashable, tuple[int, int]] = {}
+        places = []
         for op, source in self._vecs:
-            if (source, op.lanes) not in blocks:
+            ones = op.geom.kernel_h * op.geom.kernel_w if op.geom.source == Source.SUM else 0
+            key = source, op.lanes, ones
+            if key not in blocks:
                 rows = self._param_rows(source, boundaries, op.lanes)
-                bias, multiplier, shift = rows[0], rows[1] & 0xFFFF, rows[1] >> 16 & 63
-                offset = bias * multiplier + (np.int64(1) << (shift - 1))
-                table = np.stack([bias, multiplier, shift, rows[2] & 0xFFFF, offset])
+                bias, multiplier, shift, second = rows[0], rows[1] & 0xFFFF, rows[1] >> 16 & 63, rows[2] & 0xFFFF
+                half = np.int64(1) << (shift - 1)
+                table = np.stack([bias, multiplier, shift, second, bias * multiplier + half, bias * second + half])
                 quads = rows[3:].astype("<i4").view(np.int8).reshape(-1, op.lanes, 4)
-                blocks[source, op.lanes] = params.append(table), taps.append(quads.transpose(0, 2, 1).astype(np.int32))
-        _fill(vecs, ("params", "taps"), [blocks[source, op.lanes] for op, source in self._vecs])
+                weights = np.ones((ones, op.lanes), np.int32) if ones else quads.transpose(0, 2, 1).astype(np.int32)
+                blocks[key] = params.append(table), taps.append(weights)
+            places.append(blocks[key])
+        _fill(vecs, ("params", "taps"), places)
+        for pool, dtype in ((params, np.int64), (taps, np.int32)):
+            pool.append(np.zeros(VECTOR, dtype))  # whole vectors are read
         return params.array(), taps.array()
 
     def _param_rows(self, source: bytes, boundaries: Sequence[int], lanes: int) -> Array:
@@ -345,16 +362,21 @@ def _lowering(shift: int, unsigned: int) -> tuple[int, int, int, int]:
     return (1 << shift) >> 1, 256 - (1 << shift), (zero + least) << shift, (zero + most) << shift
 
 
-def _patch_axis(first: int, count: int, stride: int, kernel: int, dilation: int, limit: int) -> tuple[int, ...]:
-    """Return how a patch covers the inputs of `count` outputs along one axis.
+def _patch_axis(
+    first: int, count: int, stride: int, kernel: int, dilation: int, limit: int
+) -> tuple[tuple[int, int, int, int], int, int, bool]:
+    """Return how a patch holds the inputs of `count` outputs along one axis.
 
     Returns:
-        inputs between two of its positions, its positions, and the first and the end of those inside the image.
+        parts, inputs between two parts, positions of a part, inputs between two positions; then the positions between
+        two outputs and between two taps, and whether any position lies outside the image.
     """
-    step = stride if kernel == 1 else 1
-    size = ((count - 1) * stride + (kernel - 1) * dilation) // step + 1
-    inside = min(max(-(first // step), 0), size)
-    return step, size, inside, max(min((limit - 1 - first) // step + 1, size), inside)
+    last = (count - 1) * stride + (kernel - 1) * dilation
+    padded = first < 0 or first + last >= limit
+    step = gcd(stride if count > 1 else 0, dilation if kernel > 1 else 0) or 1
+    if last // step < count * kernel:
+        return (1, 0, last // step + 1, step), stride // step, dilation // step if kernel > 1 else 1, padded
+    return (count, stride, kernel, dilation), kernel, 1, padded
 
 
 def _transfer_row(op: Load | Store) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from npu_sim.fast.tables import Memory, Program
 
 Array = NDArray[Any]
+Record = Any  # a row of a table
 cgutils: Any = numba_codegen  # without types
 U64 = np.uint64
 
@@ -29,97 +30,39 @@ NARROW, WIDE = (16, 1), (8, 2)  # pixels x vectors of a block of sums; 16 vector
 CONV, VEC, LOAD, STORE, FOLD = range(5)  # kinds of steps
 ACC, MAC, MAX, SUM = range(4)  # sources of a vec, as in isa.toml
 
+# `_nrt=False`: nothing is allocated here; without it, counting references to arrays takes a third of the time
+kernel: Any = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 
-# -- dot products
+
+# -- vectors: Numba has none, and what LLVM makes of scalar loops is a third as fast or less. So the innermost kernels
+# are written as LLVM vectors, which LLVM translates for any processor.
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-SUMS = ir.VectorType(I32, VECTOR)
+BYTES, WORDS, LONGS = (ir.VectorType(kind, VECTOR) for kind in (I8, I32, I64))
 
 
-def _block_of_sums(shape: tuple[int, int]) -> Any:
-    """Return a kernel `dot` that computes pixels x vectors of a convolution's sums in registers.
+def _vector_kernel(emit: Callable[..., None], plain: Callable[..., None]) -> Any:
+    """Return a kernel of two arguments: a tuple of arrays and a tuple of int64.
 
-    dot(patch, pixel_at, weights, starts, acc, block, taps):
-        patch, pixel_at, weights, starts, acc: as in `tables`; `acc` is written.
-        block: first pixel, pixels wanted (the others repeat the last one), first weight, first start value, first sum
-            written, sums between two pixels, accumulate?
-        taps: tap_rows, tap_row, tap_cols, tap_col, run of the conv.
-
-    Numba has no vectors, and what LLVM makes of scalar loops is a third as fast or less: so this is written as LLVM
-    vectors, which LLVM translates for any processor.
+    Args:
+        emit: writes its LLVM code; takes the target, the builder, pointers to the arrays' elements, and the integers.
+        plain: does the same where nothing is compiled; takes the two tuples.
     """
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        return partial(_plain_sums, shape[1])
+        return plain
 
     @intrinsic
-    def dot(
-        _context: Any, patch: Any, pixel_at: Any, weights: Any, starts: Any, acc: Any, block: Any, taps: Any
-    ) -> tuple[Any, Callable[..., Any]]:
+    def vector_kernel(_context: Any, arrays: Any, numbers: Any) -> tuple[Any, Callable[..., Any]]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            arrays = [
-                cgutils.create_struct_proxy(kind)(context, builder, value).data
-                for kind, value in zip(signature.args[:5], arguments[:5], strict=True)
-            ]
-            vnni = "+avx512vnni" in context.codegen().magic_tuple()[2]
-            block, taps = (cgutils.unpack_tuple(builder, value) for value in arguments[5:])
-            _emit_sums(builder, shape, arrays, block, taps, vnni)
+            values, integers = (cgutils.unpack_tuple(builder, argument) for argument in arguments)
+            kinds = zip(signature.args[0], values, strict=True)
+            pointers = [cgutils.create_struct_proxy(kind)(context, builder, value).data for kind, value in kinds]
+            emit(context.codegen().magic_tuple(), builder, pointers, integers)
             return context.get_dummy_value()
 
-        return types.void(patch, pixel_at, weights, starts, acc, block, taps), generate
+        return types.void(arrays, numbers), generate
 
-    return dot
-
-
-def _plain_sums(
-    vectors: int, patch: Array, pixel_at: Array, weights: Array, starts: Array, acc: Array, block: Any, taps: Any
-) -> None:
-    """Compute what `dot` computes where nothing is compiled."""
-    first, count, weight, start, row, width, accumulate = (int(n) for n in block)
-    tap_rows, tap_row, tap_cols, tap_col, run = (int(n) for n in taps)
-    offsets = np.add.outer(np.add.outer(np.arange(tap_rows) * tap_row, np.arange(tap_cols) * tap_col), np.arange(run))
-    act = patch[np.add.outer(pixel_at[first : first + count], offsets.ravel())].astype(np.int64)
-    packed = weights[weight : weight + vectors * VECTOR * offsets.size].astype(np.int64)
-    packed = packed.reshape(vectors, -1, VECTOR, QUAD).transpose(1, 3, 0, 2).reshape(offsets.size, vectors * VECTOR)
-    at = np.add.outer(row + np.arange(count) * width, np.arange(vectors * VECTOR))
-    acc[at] = act @ packed + starts[start : start + vectors * VECTOR] + (acc[at].astype(np.int64) if accumulate else 0)
-
-
-def _emit_sums(
-    builder: Any, shape: tuple[int, int], arrays: list[Any], block: list[Any], taps: list[Any], vnni: bool
-) -> None:
-    """Write the LLVM code of `dot`; `arrays` are pointers to the data of the arrays."""
-    patch, pixel_at, weights, starts, acc = arrays
-    first, count, weight, start, row, width, accumulate = block
-    tap_rows, tap_row, tap_cols, tap_col, run = taps
-    add, mul = builder.add, builder.mul
-    keep = _splat(builder, builder.trunc(builder.neg(accumulate), I32))  # mask of the sums so far
-    rows, bases, sums = [], [], []
-    for p in range(shape[0]):
-        pixel = builder.select(builder.icmp_signed("<", I64(p), count), I64(p), builder.sub(count, I64(1)))
-        rows.append(add(row, mul(pixel, width)))
-        bases.append(builder.load(builder.gep(pixel_at, [add(first, pixel)])))
-        for v in range(shape[1]):
-            old = builder.and_(_load(builder, SUMS, acc, add(rows[p], I64(v * VECTOR))), keep)
-            begin = _load(builder, SUMS, starts, add(start, I64(v * VECTOR)))
-            sums.append(cgutils.alloca_once_value(builder, add(begin, old)))
-    next_weight = cgutils.alloca_once_value(builder, weight)
-    vector_pitch = mul(mul(mul(tap_rows, tap_cols), run), I64(VECTOR))
-    with cgutils.for_range(builder, tap_rows) as ty, cgutils.for_range(builder, tap_cols) as tx:
-        tap = add(mul(ty.index, tap_row), mul(tx.index, tap_col))
-        places = [add(base, tap) for base in bases]
-        with cgutils.for_range_slice(builder, I64(0), run, I64(QUAD)) as (k, _):
-            at = builder.load(next_weight)
-            columns = [_load(builder, SUMS, weights, add(at, mul(vector_pitch, I64(v)))) for v in range(shape[1])]
-            builder.store(add(at, I64(VECTOR * QUAD)), next_weight)
-            for p, place in enumerate(places):
-                act = _splat(builder, _load(builder, I32, patch, add(place, k)))
-                for v, column in enumerate(columns):
-                    total = sums[p * shape[1] + v]
-                    builder.store(_add_products(builder, builder.load(total), act, column, vnni), total)
-    for p in range(shape[0]):
-        for v in range(shape[1]):
-            to = builder.bitcast(builder.gep(acc, [add(rows[p], I64(v * VECTOR))]), SUMS.as_pointer())
-            builder.store(builder.load(sums[p * shape[1] + v]), to).align = 1
+    return vector_kernel
 
 
 def _load(builder: Any, kind: Any, array: Any, index: Any) -> Any:
@@ -129,16 +72,62 @@ def _load(builder: Any, kind: Any, array: Any, index: Any) -> Any:
     return value
 
 
-def _splat(builder: Any, value: Any) -> Any:
-    none = ir.Constant(SUMS, ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(none, value, I32(0)), none, ir.Constant(SUMS, [0] * VECTOR))
+def _store(builder: Any, array: Any, index: Any, value: Any) -> None:
+    builder.store(value, builder.bitcast(builder.gep(array, [index]), value.type.as_pointer())).align = 1
 
 
-def _add_products(builder: Any, total: Any, act: Any, weight: Any, vnni: bool) -> Any:
+def _splat(builder: Any, kind: Any, value: Any) -> Any:
+    """Return a vector that holds `value` in every lane."""
+    none, zeros = ir.Constant(kind, ir.Undefined), ir.Constant(WORDS, [0] * VECTOR)
+    return builder.shuffle_vector(builder.insert_element(none, value, I32(0)), none, zeros)
+
+
+def _emit_dot(shape: tuple[int, int], target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Compute pixels x vectors of a convolution's sums in registers.
+
+    Args:
+        shape: pixels and vectors.
+        arrays: patch, pixels, weights, starts, acc as in `tables`; acc is written.
+        numbers: first pixel, pixels wanted (the others repeat the last one), first weight, first start value, first sum
+            written, sums between two pixels, accumulate?, then tap_rows, tap_row, tap_cols, tap_col, run of the conv.
+    """
+    patch, pixels, weights, starts, acc = arrays
+    first, count, weight, start, row, width, accumulate, tap_rows, tap_row, tap_cols, tap_col, run = numbers
+    add, mul = builder.add, builder.mul
+    keep = _splat(builder, WORDS, builder.trunc(builder.neg(accumulate), I32))  # mask of the sums so far
+    rows, bases, sums = [], [], []
+    for p in range(shape[0]):
+        pixel = builder.select(builder.icmp_signed("<", I64(p), count), I64(p), builder.sub(count, I64(1)))
+        rows.append(add(row, mul(pixel, width)))
+        bases.append(_load(builder, I64, pixels, add(first, pixel)))
+        for v in range(shape[1]):
+            old = builder.and_(_load(builder, WORDS, acc, add(rows[p], I64(v * VECTOR))), keep)
+            begin = _load(builder, WORDS, starts, add(start, I64(v * VECTOR)))
+            sums.append(cgutils.alloca_once_value(builder, add(begin, old)))
+    next_weight = cgutils.alloca_once_value(builder, weight)
+    vector_pitch = mul(mul(mul(tap_rows, tap_cols), run), I64(VECTOR))
+    with cgutils.for_range(builder, tap_rows) as ty, cgutils.for_range(builder, tap_cols) as tx:
+        tap = add(mul(ty.index, tap_row), mul(tx.index, tap_col))
+        places = [add(base, tap) for base in bases]
+        with cgutils.for_range_slice(builder, I64(0), run, I64(QUAD)) as (k, _):
+            at = builder.load(next_weight)
+            columns = [_load(builder, WORDS, weights, add(at, mul(vector_pitch, I64(v)))) for v in range(shape[1])]
+            builder.store(add(at, I64(VECTOR * QUAD)), next_weight)
+            for p, place in enumerate(places):
+                act = _splat(builder, WORDS, _load(builder, I32, patch, add(place, k)))
+                for v, column in enumerate(columns):
+                    total = sums[p * shape[1] + v]
+                    builder.store(_add_products(target, builder, builder.load(total), act, column), total)
+    for p in range(shape[0]):
+        for v in range(shape[1]):
+            _store(builder, acc, add(rows[p], I64(v * VECTOR)), builder.load(sums[p * shape[1] + v]))
+
+
+def _add_products(target: Any, builder: Any, total: Any, act: Any, weight: Any) -> Any:
     """Add to each 32-bit lane the products of its four unsigned bytes of `act` and signed bytes of `weight`."""
-    if vnni:
+    if "+avx512vnni" in target[2]:
         quads = ir.VectorType(I8, VECTOR * QUAD)
-        kind = ir.FunctionType(SUMS, [SUMS, quads, quads])
+        kind = ir.FunctionType(WORDS, [WORDS, quads, quads])
         product = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
         return builder.call(product, [total, builder.bitcast(act, quads), builder.bitcast(weight, quads)])
     pairs, products = ir.VectorType(I16, 2 * VECTOR), ir.VectorType(I32, 2 * VECTOR)
@@ -149,45 +138,221 @@ def _add_products(builder: Any, total: Any, act: Any, weight: Any, vnni: bool) -
     for a, w in (low, high):  # LLVM knows the pattern as multiply-add of pairs
         product = builder.mul(builder.sext(a, products), builder.sext(w, products))
         none = ir.Constant(products, ir.Undefined)
-        even, odd = (
-            builder.shuffle_vector(product, none, ir.Constant(SUMS, list(range(i, 2 * VECTOR, 2)))) for i in (0, 1)
-        )
-        total = builder.add(total, builder.add(even, odd))
+        for parity in (0, 1):
+            lanes = ir.Constant(WORDS, list(range(parity, 2 * VECTOR, 2)))
+            total = builder.add(total, builder.shuffle_vector(product, none, lanes))
     return total
 
 
-_dot_narrow = _block_of_sums(NARROW)
-_dot_wide = _block_of_sums(WIDE)
+def _plain_dot(vectors: int, arrays: Any, numbers: Any) -> None:
+    patch, pixels, weights, starts, acc = arrays
+    first, count, weight, start, row, width, accumulate, tap_rows, tap_row, tap_cols, tap_col, run = map(int, numbers)
+    offsets = np.add.outer(np.add.outer(np.arange(tap_rows) * tap_row, np.arange(tap_cols) * tap_col), np.arange(run))
+    act = patch[np.add.outer(pixels[first : first + count], offsets.ravel())].astype(np.int64)
+    packed = weights[weight : weight + vectors * VECTOR * offsets.size].astype(np.int64)
+    packed = packed.reshape(vectors, -1, VECTOR, QUAD).transpose(1, 3, 0, 2).reshape(offsets.size, vectors * VECTOR)
+    at = np.add.outer(row + np.arange(count) * width, np.arange(vectors * VECTOR))
+    acc[at] = act @ packed + starts[start : start + vectors * VECTOR] + (acc[at].astype(np.int64) if accumulate else 0)
+
+
+def _load_bytes(builder: Any, kind: Any, array: Any, index: Any, offset: Any) -> Any:
+    """Load bytes as wider integers: unsigned ones with offset 0, signed ones with offset 128."""
+    flip, taken = _splat(builder, BYTES, builder.trunc(offset, I8)), _splat(builder, LONGS, offset)
+    value = builder.zext(builder.xor(_load(builder, BYTES, array, index), flip), kind)
+    return builder.sub(value, taken if kind == LONGS else builder.trunc(taken, kind))
+
+
+def _emit_window(largest: bool, _target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Reduce the taps of one pixel, lane by lane, to their largest or weighted sum.
+
+    Args:
+        largest: the largest.
+        arrays: act, taps, window as in `tables`; window is written, in whole vectors.
+        numbers: lanes, offset of signed inputs, first element written, byte of the first tap, its first weight, tap
+            rows, bytes between two of them, weights between them, tap columns, and the same for them.
+    """
+    act, weights, window = arrays
+    lanes, offset, to, first, weight, tap_rows, row, weight_row, tap_cols, col, weight_col = numbers
+    add, mul = builder.add, builder.mul
+    start = ir.Constant(WORDS, [-(1 << 31) if largest else 0] * VECTOR)
+    with cgutils.for_range_slice(builder, I64(0), lanes, I64(VECTOR)) as (lane, _):
+        total = cgutils.alloca_once(builder, WORDS)
+        builder.store(start, total)
+        with cgutils.for_range(builder, tap_rows) as ty, cgutils.for_range(builder, tap_cols) as tx:
+            at = add(add(first, lane), add(mul(ty.index, row), mul(tx.index, col)))
+            value, before = _load_bytes(builder, WORDS, act, at, offset), builder.load(total)
+            if largest:
+                after = builder.select(builder.icmp_signed(">", value, before), value, before)
+            else:
+                at = add(add(weight, lane), add(mul(ty.index, weight_row), mul(tx.index, weight_col)))
+                after = add(before, mul(value, _load(builder, WORDS, weights, at)))
+            builder.store(after, total)
+        _store(builder, window, add(to, lane), builder.load(total))
+
+
+def _plain_window(largest: bool, arrays: Any, numbers: Any) -> None:
+    act, weights, window = arrays
+    lanes, offset, to, first, weight, tap_rows, row, weight_row, tap_cols, col, weight_col = map(int, numbers)
+
+    def taps(start: int, pitch_y: int, pitch_x: int) -> Array:
+        grid = np.add.outer(np.arange(tap_rows) * pitch_y, np.arange(tap_cols) * pitch_x)
+        found: Array = np.add.outer(start + grid.ravel(), np.arange(lanes))
+        return found
+
+    values = (act[taps(first, row, col)].astype(np.int64) ^ offset) - offset
+    if largest:
+        window[to : to + lanes] = values.max(axis=0)
+    else:
+        window[to : to + lanes] = (values * weights[taps(weight, weight_row, weight_col)]).sum(axis=0)
+
+
+def _emit_scale(residual: bool, leaky: bool, _target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Requantize a row of output pixels; the values are left in `window`.
+
+    Args:
+        residual: add a residual; leaky: take the second multiplier below zero.
+        arrays: acc or window, params, act, window as in `tables`.
+        numbers: lanes, pixels, first sum, sums between two pixels, first parameter, least and largest value, byte of
+            the first residual, bytes between two of them, offset of signed ones.
+    """
+    sums, params, act, window = arrays
+    lanes, pixels, first, width, row, low, high, res, res_col, offset = numbers
+    add, mul = builder.add, builder.mul
+    low, high = _splat(builder, LONGS, low), _splat(builder, LONGS, high)
+    with cgutils.for_range_slice(builder, I64(0), lanes, I64(VECTOR)) as (lane, _):
+        rows = [_load(builder, LONGS, params, add(add(row, lane), mul(I64(k), lanes))) for k in range(6)]
+        bias, multiplier, shift, second, start, leak = rows
+        multiplier, second = (builder.sext(builder.trunc(m, WORDS), LONGS) for m in (multiplier, second))
+        with cgutils.for_range(builder, pixels) as pixel:
+            at = add(mul(pixel.index, width), lane)
+            total = builder.sext(_load(builder, WORDS, sums, add(first, at)), LONGS)
+            value = add(mul(total, multiplier), start)
+            if leaky:
+                below = builder.icmp_signed("<", add(total, bias), ir.Constant(LONGS, [0] * VECTOR))
+                value = builder.select(below, add(mul(total, second), leak), value)
+            if residual:
+                place = add(add(res, lane), mul(pixel.index, res_col))
+                value = add(value, mul(_load_bytes(builder, LONGS, act, place, offset), second))
+            value = builder.ashr(value, shift)
+            value = builder.select(builder.icmp_signed("<", value, low), low, value)
+            value = builder.select(builder.icmp_signed(">", value, high), high, value)
+            _store(builder, window, at, builder.trunc(value, WORDS))
+
+
+def _plain_scale(residual: bool, leaky: bool, arrays: Any, numbers: Any) -> None:
+    sums, params, act, window = arrays
+    lanes, pixels, first, width, row, low, high, res, res_col, offset = map(int, numbers)
+    bias, multiplier, shift, second, start, leak = params[row : row + 6 * lanes].reshape(6, lanes)
+    at = np.add.outer(np.arange(pixels) * width, np.arange(lanes))
+    total = sums[first + at].astype(np.int64)
+    value = total * multiplier + start
+    if leaky:
+        value = np.where(total + bias < 0, total * second + leak, value)
+    if residual:
+        place = np.add.outer(res + np.arange(pixels) * res_col, np.arange(lanes))
+        value += ((act[place].astype(np.int64) ^ offset) - offset) * second
+    window[at] = np.clip(value >> shift, low, high)
+
+
+def _emit_write(wide: bool, _target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Write a row of output pixels from `window` to `act`.
+
+    Args:
+        wide: as a word of low bytes and a word of high bytes per group.
+        arrays: window, act.
+        numbers: lanes, in whole vectors, pixels, values between two pixels, byte of the first pixel, bytes between two.
+    """
+    window, act = arrays
+    lanes, pixels, width, out, out_col = numbers
+    add, mul = builder.add, builder.mul
+    with (
+        cgutils.for_range(builder, pixels) as pixel,
+        cgutils.for_range_slice(builder, I64(0), lanes, I64(VECTOR)) as (lane, _),
+    ):
+        value = _load(builder, WORDS, window, add(mul(pixel.index, width), lane))
+        to = add(add(out, mul(pixel.index, out_col)), mul(lane, I64(1 + wide)))
+        _store(builder, act, to, builder.trunc(value, BYTES))
+        if wide:
+            high = builder.lshr(value, ir.Constant(WORDS, [8] * VECTOR))
+            _store(builder, act, add(to, I64(GROUP)), builder.trunc(high, BYTES))
+
+
+def _plain_write(wide: bool, arrays: Any, numbers: Any) -> None:
+    window, act = arrays
+    lanes, pixels, width, out, out_col = map(int, numbers)
+    lane = np.arange(lanes)
+    values = window[np.add.outer(np.arange(pixels) * width, lane)]
+    to = np.add.outer(out + np.arange(pixels) * out_col, lane + wide * (lane // GROUP) * GROUP)
+    act[to] = values & 255
+    if wide:
+        act[to + GROUP] = values >> 8 & 255
+
+
+_dot_narrow, _dot_wide = (
+    _vector_kernel(partial(_emit_dot, shape), partial(_plain_dot, shape[1])) for shape in (NARROW, WIDE)
+)
+_window_sum, _window_largest = (
+    _vector_kernel(partial(_emit_window, largest), partial(_plain_window, largest)) for largest in (False, True)
+)
+_scale, _scale_leaky, _scale_residual, _scale_residual_leaky = (
+    _vector_kernel(partial(_emit_scale, residual, leaky), partial(_plain_scale, residual, leaky))
+    for residual in (False, True)
+    for leaky in (False, True)
+)
+_write_bytes, _write_wide = (
+    _vector_kernel(partial(_emit_write, wide), partial(_plain_write, wide)) for wide in (False, True)
+)
 
 
 # -- matrix engine
 
 
-@njit(cache=True, nogil=True)
-def _gather(convs: Array, i: int, segments: Array, lowering: Array, act: Array, patch: Array) -> None:
+@kernel
+def _inside(first: int, step: int, count: int, limit: int) -> tuple[int, int]:
+    """Return first and end of the positions first + k * step, k < count, that lie in 0..limit-1."""
+    k, end = 0, count
+    while k < end and first + k * step < 0:
+        k += 1
+    while k < end and first + (end - 1) * step >= limit:
+        end -= 1
+    return k, end
+
+
+@kernel
+def _gather(conv: Record, segments: Array, lowering: Array, act: Array, patch: Array) -> None:
     """Fill the patch of a conv; see `tables.CONV`."""
-    cols, flip = convs["cols"][i], convs["flip"][i]
-    first, pixel = convs["patch"][i], convs["places"][i] * GROUP
-    row_first, row_end = convs["row_first"][i], convs["row_end"][i]
-    col_first, col_end = convs["col_first"][i], convs["col_end"][i]
-    if row_first > 0 or col_first > 0 or row_end < convs["rows"][i] or col_end < cols:
-        for b in range(convs["rows"][i] * cols * pixel):
+    first, pixel, flip = conv["patch"], conv["places"] * GROUP, conv["flip"]
+    part_rows, part_row_step, in_h = conv["part_rows"], conv["part_row_step"], conv["in_h"]
+    part_cols, part_col_step, in_w = conv["part_cols"], conv["part_col_step"], conv["in_w"]
+    row, step = conv["col_parts"] * part_cols * pixel, part_col_step * conv["source_col"]
+    if conv["padded"]:
+        for b in range(conv["row_parts"] * part_rows * row):
             patch[U64(first + b)] = flip
-    step = convs["source_col"][i]
-    for s in range(convs["segment"][i], convs["segment"][i] + convs["segments"][i]):
-        count, run = col_end - col_first, segments["run"][s]
-        if step == run and pixel == run:  # pixels adjoin in both memories
-            count, run = 1, run * count
-        for y in range(row_first, row_end):
-            source = convs["source"][i] + y * convs["source_row"][i] + col_first * step + segments["source"][s]
-            target = first + (y * cols + col_first) * pixel + segments["target"][s]
-            for _ in range(count):
-                _lower(act, source, patch, target, run, flip, lowering, segments["lowering"][s], segments["span"][s])
-                source += step
-                target += pixel
+    for tx in range(conv["col_parts"]):
+        x = conv["x"] + tx * conv["col_step"]
+        col, col_end = _inside(x, part_col_step, part_cols, in_w)
+        left = conv["source"] + x * conv["source_col"] + col * step
+        to_left = first + (tx * part_cols + col) * pixel
+        for s in range(conv["segment"], conv["segment"] + conv["segments"]):
+            segment = segments[s]
+            count, run, half, span = col_end - col, segment["run"], segment["lowering"], segment["span"]
+            if step == run and pixel == run:  # pixels adjoin in both memories
+                count, run = 1, run * count
+            for ty in range(conv["row_parts"]):
+                y = conv["y"] + ty * conv["row_step"]
+                for r in range(part_rows):
+                    iy = y + r * part_row_step
+                    if iy < 0 or iy >= in_h:
+                        continue
+                    source = left + iy * conv["source_row"] + segment["source"]
+                    target = to_left + (ty * part_rows + r) * row + segment["target"]
+                    for _ in range(count):
+                        _lower(act, source, patch, target, run, flip, lowering, half, span)
+                        source += step
+                        target += pixel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _lower(
     act: Array, source: int, patch: Array, target: int, run: int, flip: int, lowering: Array, half: int, span: int
 ) -> None:
@@ -207,31 +372,32 @@ def _lower(
             patch[U64(target + part + c)] = min(code, lowering[U64(high + c)])
 
 
-@njit(cache=True, nogil=True)
-def _conv(p: Program, i: int, m: Memory) -> None:
+@kernel
+def _conv(p: Program, conv: Record, m: Memory) -> None:
     """Compute the sums of a tile of pixels."""
-    convs, width = p.convs, p.acc_width
-    if convs["fresh"][i]:
-        _gather(convs, i, p.segments, p.lowering, m.act, m.patch)
-    tile_h, tile_w, vectors = convs["tile_h"][i], convs["tile_w"][i], convs["vectors"][i]
-    pixels, next_x = tile_h * tile_w, convs["next_x"][i]
+    width = p.acc_width
+    if conv["fresh"]:
+        _gather(conv, p.segments, p.lowering, m.act, m.patch)
+    tile_h, tile_w, vectors = conv["tile_h"], conv["tile_w"], conv["vectors"]
+    pixels, next_x = tile_h * tile_w, conv["next_x"]
     for y in range(tile_h):
-        at = convs["patch"][i] + y * convs["next_y"][i]
+        at = conv["patch"] + y * conv["next_y"]
         for x in range(tile_w):
             m.pixels[U64(y * tile_w + x)] = at + x * next_x
-    taps = (convs["tap_rows"][i], convs["tap_row"][i], convs["tap_cols"][i], convs["tap_col"][i], convs["run"][i])
-    weight, start, accumulate = convs["weight"][i], convs["start"][i], convs["accumulate"][i]
-    acc = convs["acc"][i] * width
+    taps = (conv["tap_rows"], conv["tap_row"], conv["tap_cols"], conv["tap_col"], conv["run"])
+    weight, start, accumulate = conv["weight"], conv["start"], conv["accumulate"]
+    acc = conv["acc"] * width
+    arrays = (m.patch, m.pixels, p.weights, p.starts, m.acc)
     if vectors == 1:
         for k in range(0, pixels, 16):
             block = (k, min(16, pixels - k), weight, start, acc + k * width, width, accumulate)
-            _dot_narrow(m.patch, m.pixels, p.weights, p.starts, m.acc, block, taps)
+            _dot_narrow(arrays, block + taps)
     else:
         for c in range(0, vectors * VECTOR, 2 * VECTOR):
             column = weight + c * taps[0] * taps[2] * taps[4]
             for k in range(0, pixels, 8):
                 block = (k, min(8, pixels - k), column, start + c, acc + k * width + c, width, accumulate)
-                _dot_wide(m.patch, m.pixels, p.weights, p.starts, m.acc, block, taps)
+                _dot_wide(arrays, block + taps)
     if not accumulate and vectors * VECTOR < width:
         for k in range(acc, acc + pixels * width, width):
             for c in range(vectors * VECTOR, width):
@@ -241,128 +407,91 @@ def _conv(p: Program, i: int, m: Memory) -> None:
 # -- vector engine
 
 
-@njit(cache=True, nogil=True)
-def _reduce(vecs: Array, i: int, y: int, x: int, act: Array, taps: Array, window: Array) -> None:
-    """Reduce the window of output (y, x) of a vec to one int32 per lane."""
-    source, lanes, kernel_w = vecs["source"][i], vecs["lanes"][i], vecs["kernel_w"][i]
-    top, left = vecs["y"][i] + y * vecs["stride_y"][i], vecs["x"][i] + x * vecs["stride_x"][i]
-    flip, offset = np.uint8(vecs["flip"][i]), vecs["flip"][i]
-    for lane in range(lanes):
-        window[lane] = -(1 << 31) if source == MAX else 0
-    for ky in range(vecs["kernel_h"][i]):
-        iy = top + ky * vecs["dilation_y"][i]
-        if iy < 0 or iy >= vecs["in_h"][i]:
-            continue
-        for kx in range(kernel_w):
-            ix = left + kx * vecs["dilation_x"][i]
-            if ix < 0 or ix >= vecs["in_w"][i]:
-                continue
-            at = vecs["base"][i] + iy * vecs["row"][i] + ix * vecs["col"][i]
-            tap = vecs["taps"][i] + (ky * kernel_w + kx) * lanes
-            if source == MAX:
-                for lane in range(lanes):
-                    window[lane] = max(np.int64(window[lane]), np.int64(act[U64(at + lane)] ^ flip) - offset)
-            elif source == MAC:
-                for lane in range(lanes):
-                    value = np.int64(act[U64(at + lane)] ^ flip) - offset
-                    window[lane] = np.int32(np.int64(window[lane]) + value * np.int64(taps[U64(tap + lane)]))
-            else:
-                for lane in range(lanes):
-                    window[lane] = np.int32(np.int64(window[lane]) + np.int64(act[U64(at + lane)] ^ flip) - offset)
-
-
-@njit(cache=True, nogil=True)
-def _scale(
-    sums: Array, at: int, params: Array, first: int, lanes: int, act: Array, out: int, low: int, high: int
-) -> None:
-    """Requantize a pixel: (sum * multiplier + offset) >> shift, clamped."""
-    multiplier, shift, offset = first + lanes, first + 2 * lanes, first + 4 * lanes
-    for lane in range(lanes):
-        value = np.int64(sums[U64(at + lane)]) * np.int64(np.int32(params[U64(multiplier + lane)]))
-        value = (value + params[U64(offset + lane)]) >> params[U64(shift + lane)]
-        act[U64(out + lane)] = np.uint8(min(max(value, low), high) & 255)
-
-
-@njit(cache=True, nogil=True)
-def _scale_with_residual(
-    sums: Array, at: int, params: Array, first: int, lanes: int, act: Array, out: int, low: int, high: int, res: int,
-    flip: int,
-) -> None:  # fmt: skip
-    """Requantize a pixel and its residual with one rounding."""
-    multiplier, shift, second, offset = first + lanes, first + 2 * lanes, first + 3 * lanes, first + 4 * lanes
-    for lane in range(lanes):
-        value = np.int64(sums[U64(at + lane)]) * np.int64(np.int32(params[U64(multiplier + lane)]))
-        residual = np.int64(act[U64(res + lane)] ^ np.uint8(flip)) - flip
-        value += residual * np.int64(np.int32(params[U64(second + lane)]))
-        value = (value + params[U64(offset + lane)]) >> params[U64(shift + lane)]
-        act[U64(out + lane)] = np.uint8(min(max(value, low), high) & 255)
-
-
-@njit(cache=True, nogil=True)
-def _scale_any(vecs: Array, i: int, sums: Array, at: int, params: Array, act: Array, out: int, res: int) -> None:
-    """Requantize a pixel with everything that a vec can do."""
-    lanes, bias, flip = vecs["lanes"][i], vecs["params"][i], vecs["res_flip"][i]
-    multiplier, shift, second = bias + lanes, bias + 2 * lanes, bias + 3 * lanes
-    for lane in range(lanes):
-        value = np.int64(sums[at + lane]) + params[bias + lane]
-        value *= params[second + lane] if vecs["leaky"][i] and value < 0 else params[multiplier + lane]
-        if vecs["residual"][i]:
-            value += (np.int64(act[res + lane] ^ np.uint8(flip)) - flip) * params[second + lane]
-        value = (value + (np.int64(1) << (params[shift + lane] - 1))) >> params[shift + lane]
-        value = min(max(value, vecs["low"][i]), vecs["high"][i])
-        if vecs["wide"][i]:
-            low_byte = out + 2 * lane - lane % GROUP
-            act[low_byte] = np.uint8(value & 255)
-            act[low_byte + GROUP] = np.uint8(value >> 8 & 255)
+@kernel
+def _reduce_row(p: Program, vec: Record, y: int, m: Memory) -> None:
+    """Reduce the windows of row y of a vec to rows of `m.window`."""
+    lanes, offset, kernel_w = vec["lanes"], vec["flip"], vec["kernel_w"]
+    step, stride, in_w = vec["dilation_x"], vec["stride_x"], vec["in_w"]
+    row, col = vec["dilation_y"] * vec["row"], vec["col"]
+    top, left = vec["y"] + y * vec["stride_y"], vec["x"]
+    first, end = _inside(top, vec["dilation_y"], vec["kernel_h"], vec["in_h"])
+    source, weight = vec["base"] + top * vec["row"] + first * row, vec["taps"] + first * kernel_w * lanes
+    largest, rows, arrays = vec["source"] == MAX, end - first, (m.act, p.taps, m.window)
+    for x in range(vec["tile_w"]):
+        first, end = _inside(left, step, kernel_w, in_w)
+        taps = (source + (left + first * step) * col, weight + first * lanes, rows, row, kernel_w * lanes, end - first)
+        numbers = (lanes, offset, x * p.acc_width, *taps, step * col, lanes)
+        if largest:
+            _window_largest(arrays, numbers)
         else:
-            act[out + lane] = np.uint8(value & 255)
+            _window_sum(arrays, numbers)
+        left += stride
 
 
-@njit(cache=True, nogil=True)
-def _vec(p: Program, i: int, m: Memory) -> None:
-    """Reduce windows, unless the source is the accumulators, and requantize."""
-    vecs, params, act = p.vecs, p.params, m.act
-    first, lanes, low, high = vecs["params"][i], vecs["lanes"][i], vecs["low"][i], vecs["high"][i]
-    from_acc, residual, flip = vecs["source"][i] == ACC, vecs["residual"][i], vecs["res_flip"][i]
-    special = vecs["leaky"][i] or vecs["wide"][i]
-    sums, at = (m.acc, vecs["base"][i] * p.acc_width) if from_acc else (m.window, 0)
-    out_col, res_col = vecs["out_col"][i], vecs["res_col"][i]
-    for y in range(vecs["tile_h"][i]):
-        out = vecs["out"][i] + y * vecs["out_row"][i]
-        res = vecs["res"][i] + y * vecs["res_row"][i]
-        for x in range(vecs["tile_w"][i]):
-            if not from_acc:
-                _reduce(vecs, i, y, x, act, p.taps, m.window)
-            if special:
-                _scale_any(vecs, i, sums, at, params, act, out, res)
-            elif residual:
-                _scale_with_residual(sums, at, params, first, lanes, act, out, low, high, res, flip)
-            else:
-                _scale(sums, at, params, first, lanes, act, out, low, high)
-            out += out_col
-            res += res_col
-            if from_acc:
-                at += p.acc_width
+@kernel
+def _vec(p: Program, vec: Record, m: Memory) -> None:
+    """Reduce windows, unless the source is the accumulators, requantize and write: row by row.
+
+    A row is read before it is written. That is the order of the machine, pixel by pixel, in other words: no pixel reads
+    what an earlier one has written.
+    """
+    width = p.acc_width
+    lanes, pixels, residual, leaky = vec["lanes"], vec["tile_w"], vec["residual"], vec["leaky"]
+    from_acc = vec["source"] == ACC
+    arrays = (m.acc if from_acc else m.window, p.params, m.act, m.window)
+    for y in range(vec["tile_h"]):
+        first = (vec["base"] + y * pixels) * width if from_acc else 0
+        if not from_acc:
+            _reduce_row(p, vec, y, m)
+        res, out = vec["res"] + y * vec["res_row"], vec["out"] + y * vec["out_row"]
+        row = (lanes, pixels, first, width, vec["params"], vec["low"], vec["high"])
+        numbers = row + (res, vec["res_col"], vec["res_flip"])  # noqa: RUF005  (Numba fails at a star here)
+        if residual and leaky:
+            _scale_residual_leaky(arrays, numbers)
+        elif residual:
+            _scale_residual(arrays, numbers)
+        elif leaky:
+            _scale_leaky(arrays, numbers)
+        else:
+            _scale(arrays, numbers)
+        places = (lanes, pixels, width, out, vec["out_col"])
+        if lanes % VECTOR:
+            _write_some(m.window, m.act, vec["wide"], places)
+        elif vec["wide"]:
+            _write_wide((m.window, m.act), places)
+        else:
+            _write_bytes((m.window, m.act), places)
+
+
+@kernel
+def _write_some(window: Array, act: Array, wide: int, places: tuple[int, int, int, int, int]) -> None:
+    """Write rows of fewer lanes than a vector; see `_emit_write`."""
+    lanes, pixels, width, out, out_col = places
+    for x in range(pixels):
+        for lane in range(lanes):
+            value, to = window[x * width + lane], out + x * out_col + lane
+            act[to] = np.uint8(value & 255)
+            if wide:
+                act[to + GROUP] = np.uint8(value >> 8 & 255)
 
 
 # -- transfers
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _copy(to: Array, first: int, source: Array, start: int, count: int) -> None:
     for b in range(count):
         to[U64(first + b)] = source[U64(start + b)]
 
 
-@njit(cache=True, nogil=True)
-def _load_or_store(p: Program, i: int, m: Memory, store: bool) -> None:
+@kernel
+def _load_or_store(p: Program, t: Record, m: Memory, store: bool) -> None:
     """Copy rows of runs of bytes between DRAM and the activation memory."""
-    t, constants = p.transfers, p.constants
-    run = t["run"][i]
-    for r in range(t["rows"][i]):
-        for c in range(t["cols"][i]):
-            dram = t["dram"][i] + r * t["dram_row"][i] + c * t["dram_col"][i] - constants.size
-            act = t["act"][i] + r * t["act_row"][i] + c * t["act_col"][i]
+    constants, run = p.constants, t["run"]
+    for r in range(t["rows"]):
+        for c in range(t["cols"]):
+            dram = t["dram"] + r * t["dram_row"] + c * t["dram_col"] - constants.size
+            act = t["act"] + r * t["act_row"] + c * t["act_col"]
             if store:
                 _copy(m.dram, dram, m.act, act, run)
                 continue
@@ -371,29 +500,29 @@ def _load_or_store(p: Program, i: int, m: Memory, store: bool) -> None:
             _copy(m.act, act + constant, m.dram, dram + constant, run - constant)
 
 
-@njit(cache=True, nogil=True)
-def _fold(p: Program, i: int, m: Memory) -> None:
+@kernel
+def _fold(p: Program, t: Record, m: Memory) -> None:
     """Gather image windows into whole groups."""
-    t, act = p.folds, m.act
-    in_h, in_w, channels = t["in_h"][i], t["in_w"][i], t["channels"][i]
-    image = t["dram"][i] - p.constants.size
-    for r in range(t["rows"][i]):
-        for c in range(t["cols"][i]):
-            at = t["act"][i] + r * t["act_row"][i] + c * t["act_col"][i]
-            for b in range(t["words"][i]):
+    act = m.act
+    in_h, in_w, channels = t["in_h"], t["in_w"], t["channels"]
+    image = t["dram"] - p.constants.size
+    for r in range(t["rows"]):
+        for c in range(t["cols"]):
+            at = t["act"] + r * t["act_row"] + c * t["act_col"]
+            for b in range(t["words"]):
                 act[U64(at + b)] = 0
-            y, x = t["y"][i] + r * t["stride_y"][i], t["x"][i] + c * t["stride_x"][i]
-            first, end = max(0, -x), min(t["kernel_w"][i], in_w - x)
-            for ky in range(max(0, -y), min(t["kernel_h"][i], in_h - y)):
+            y, x = t["y"] + r * t["stride_y"], t["x"] + c * t["stride_x"]
+            first, end = max(0, -x), min(t["kernel_w"], in_w - x)
+            for ky in range(max(0, -y), min(t["kernel_h"], in_h - y)):
                 source = image + ((y + ky) * in_w + x + first) * channels
-                target = at + (ky * t["kernel_w"][i] + first) * channels
+                target = at + (ky * t["kernel_w"] + first) * channels
                 _copy(act, target, m.dram, source, (end - first) * channels)
 
 
 # -- the program
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run(
     p: Program, m: Memory, first: int, end: int, images: Array, input_at: int, outputs: Array, output_at: int
 ) -> None:
@@ -411,14 +540,14 @@ def run(
         if first == 0:
             _copy(m.dram, input_at, images[image], 0, images.shape[1])
         for s in range(first, end):
-            kind, i = p.steps["kind"][s], p.steps["row"][s]
+            kind, row = p.steps[s]["kind"], p.steps[s]["row"]
             if kind == CONV:
-                _conv(p, i, m)
+                _conv(p, p.convs[row], m)
             elif kind == VEC:
-                _vec(p, i, m)
+                _vec(p, p.vecs[row], m)
             elif kind == FOLD:
-                _fold(p, i, m)
+                _fold(p, p.folds[row], m)
             else:
-                _load_or_store(p, i, m, kind == STORE)
+                _load_or_store(p, p.transfers[row], m, kind == STORE)
         if end == p.steps.size:
             _copy(outputs[image], 0, m.dram, output_at, outputs.shape[1])

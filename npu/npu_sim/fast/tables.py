@@ -1,7 +1,7 @@
 """A program as the value kernels take it: tables of steps, pools of constants, and the memories of one image.
 
 A row of a table is one operation; every field is int64. Addresses and distances count bytes unless said otherwise.
-The fields' names are used in `kernels` (`table["field"][row]`) and `encode`, their meaning stands here.
+The fields' names are used in `kernels` (`table[row]["field"]`) and `encode`, their meaning stands here.
 """
 
 from typing import Any, NamedTuple
@@ -21,20 +21,29 @@ STEP = _record(
     row="its row in the table of that kind",
 )
 
-# The patch of a conv is the input that its tile reads: [rows][cols][places][16] bytes, padded, lowered, and as
+# The patch of a conv holds the input that its tile reads: [rows][cols][places][16] bytes, padded, lowered, and as
 # unsigned bytes: signed activations carry an offset of `flip` = 128, which the start values of the sums take back.
+# Its rows, like the pixels of a row, are `parts` of `part` each, equally far apart in the input: one part if outputs
+# share inputs, one part an output if that takes less room.
 CONV = _record(
     patch="first byte of the patch",
     fresh="1: gather the patch; 0: an earlier conv has left it there",
-    source="byte of the activation memory that patch pixel (0, 0) of group 0 comes from",
-    source_row="between the sources of two rows of the patch",
-    source_col="between the sources of two pixels",
-    rows="rows of the patch",
-    cols="pixels of a row",
-    row_first="first row inside the image; the rows outside are padding",
-    row_end="one past the last row inside",
-    col_first="the same for pixels of a row",
-    col_end="one past the last pixel inside",
+    padded="1: some of it lies outside the image",
+    source="byte of the activation memory that input pixel (0, 0), group 0 has or would have",
+    source_row="between two input rows",
+    source_col="between two input pixels",
+    y="input row of the first row of the patch",
+    row_parts="parts of its rows",
+    row_step="input rows between two parts",
+    part_rows="rows of a part",
+    part_row_step="input rows between two of them",
+    x="input pixel of the first pixel of a row; then the same for pixels of a row",
+    col_parts="parts of a row",
+    col_step="input pixels between two parts",
+    part_cols="pixels of a part",
+    part_col_step="input pixels between two of them",
+    in_h="input rows",
+    in_w="input pixels of a row",
     flip="128 for signed activations, 0 for unsigned ones: also the value of padding",
     places="groups per pixel",
     segment="first row of `segments`",
@@ -83,8 +92,8 @@ VEC = _record(
     wide="1: 16-bit outputs",
     low="least output",
     high="largest output",
-    params="first of five rows of `params`, each of `lanes`: bias, multiplier, shift, second multiplier, offset",
-    taps="first weight of a multiply-add: [tap][lane]",
+    params="first of six rows of `params`, each of `lanes`: bias, multiplier, shift, second multiplier, offset, leak",
+    taps="first weight of a sum: [tap][lane]",
     kernel_h="taps",
     kernel_w="taps",
     stride_y="input rows between two outputs",
@@ -138,8 +147,9 @@ class Program(NamedTuple):
         lowering: uint8. Byte q becomes min(max(saturate(q + half) & mask, low), high).
         weights: int8, packed [vector][tap][place, by group][4 quads][16 columns][4 channels], lowered.
         starts: int32, what the sums of each column start from: takes back the offset of signed activations.
-        params: int64; offset = bias * multiplier + 2^(shift - 1).
-        taps: int32.
+        params: int64; offset = bias * multiplier + 2^(shift - 1), leak the same with the second multiplier. Readable
+            for a vector beyond the last.
+        taps: int32, readable for a vector beyond the last.
         constants: uint8, DRAM from address 0.
         acc_width: int32 sums of an accumulator row, in whole vectors.
     """
@@ -163,12 +173,12 @@ class Memory(NamedTuple):
     """What one image needs while it runs; another image can use it afterwards.
 
     Attributes:
-        act: uint8, the activation memory.
+        act: uint8, the activation memory, readable for a vector beyond its end.
         acc: int32, both halves of the accumulators.
         dram: uint8, DRAM past the constants.
         patch: uint8, input of convolutions.
         pixels: int64, patch byte of each output pixel of a tile.
-        window: int32, reduced window of a pixel.
+        window: int32, values of a row of output pixels, acc_width each.
     """
 
     act: Array

@@ -123,12 +123,12 @@ class Values:
     def _memory(self) -> Memory:
         machine, width = self._machine, self._program.acc_width
         return Memory(
-            act=np.zeros(machine.act_words * WORD_BYTES, np.uint8),
+            act=np.zeros(machine.act_words * WORD_BYTES + kernels.VECTOR, np.uint8),
             acc=np.zeros(2 * machine.acc_rows * width, np.int32),
             dram=np.zeros(self._scratch_bytes, np.uint8),
             patch=np.zeros(self._encoder.patch_bytes, np.uint8),
             pixels=np.zeros(machine.acc_rows, np.int64),
-            window=np.zeros(machine.array_cols, np.int32),
+            window=np.zeros(self._encoder.row_pixels * width, np.int32),
         )
 
 
