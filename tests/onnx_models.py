@@ -10,9 +10,11 @@ from npu_compiler.float_eval import evaluate
 from npu_compiler.graph import Graph
 from npu_compiler.onnx_reader import read_onnx
 from npu_compiler.passes import optimize
+from npu_compiler.qgraph import Preprocess
 from onnx import TensorProto, helper, numpy_helper
 
 TOLERANCE = 1e-5  # float32 sums of a few hundred terms in another order
+PIXELS = Preprocess(1 / 255, (0.4, 0.5, 0.6), (0.25, 0.3, 0.2), (), ())
 IR_VERSIONS = {opset: 8 for opset in range(11, 19)} | {19: 9, 20: 9, 21: 10}
 
 
@@ -108,3 +110,30 @@ def same_meaning(net: Net, output: str, folder: Path) -> Graph:
         error = np.abs(got.reshape(want.shape) - want).max()
         assert error <= TOLERANCE * (1 + np.abs(want).max()), (stage, error)
     return optimized
+
+
+def example() -> onnx.ModelProto:
+    """Return a network with every place where a quantizer acts.
+
+    Convolutions, ReLU and ReLU6, a residual, pools, a concat whose parts fill no group, a depthwise layer, a matrix.
+    """
+    net = Net((3, 12, 12), seed=1)
+    stem = net.node("Relu", net.conv("x", 3, 16, (3, 3), pads=[1] * 4))
+    added = net.node("Add", net.conv(stem, 16, 16, (3, 3), pads=[1] * 4), stem)
+    pooled = net.node("MaxPool", net.node("Relu", added), kernel_shape=[2, 2], strides=[2, 2])
+    branches = [net.node("Relu", net.conv(pooled, 16, 8, (1, 1))), net.conv(pooled, 16, 9, (3, 3), pads=[1] * 4)]
+    both = net.node("Concat", *branches, axis=1)
+    deep = net.node("Clip", net.conv(both, 17, 17, (3, 3), 17, pads=[1] * 4), net.constant(0.0), net.constant(6.0))
+    flat = net.node("Flatten", net.node("GlobalAveragePool", deep))
+    return net.model(net.node("Gemm", flat, net.weight(10, 17), net.weight(10), transB=1))
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    """Return random pixels for the example, uint8 (count, 12, 12, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+
+
+def model_input(pixels: np.ndarray) -> np.ndarray:
+    """Return what PIXELS makes of pixels, float32 (N, channels, height, width)."""
+    real = (pixels / 255 - np.array(PIXELS.mean)) / np.array(PIXELS.std)
+    return np.ascontiguousarray(real.transpose(0, 3, 1, 2)).astype(np.float32)
