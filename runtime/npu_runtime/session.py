@@ -188,7 +188,10 @@ class Session:
             from npu_sim.fast.values import Values
 
             b = self.binary
-            made = Values(self.ops, b.machine, b.constants, self._boundaries, b.dram_bytes)
+            if self._values is None:
+                made = Values(self.ops, b.machine, b.constants, self._boundaries, b.dram_bytes)
+            else:
+                made = self._values[1].at(self._boundaries)
             self._values = (self._boundaries, made)
         return self._values[1]
 
