@@ -80,17 +80,23 @@ class Tally:
         base = -BINS // 2 if signed else 0
         self.histogram = Histogram(np.zeros((rows, BINS), np.int64), base, 2.0**-100)
 
-    def add(self, x: NDArray[np.float32], every: int, first: int) -> None:
-        """Count every so-maniest pixel of a batch (n, channels, height, width), its first pixels being `first`."""
+    def add(self, x: NDArray[np.float32], pixels: NDArray[np.int64] | None = None) -> None:
+        """Take the range of a batch (n, channels, height, width) and count its values.
+
+        Args:
+            x: the batch.
+            pixels: those of each image that are counted, shape (n, some); all if None.
+        """
         self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
         base, rows = self.histogram.base, len(self.histogram.counts)
         reach = max(self.high / (BINS - 1 + base), self.low / base if base else 0.0)
         if reach > self.histogram.step:
             self.histogram = self.histogram.coarser(2.0 ** np.ceil(np.log2(reach)))
-        some = x.reshape(*x.shape[:2], -1)[..., first::every]
+        flat = x.reshape(*x.shape[:2], -1)
+        some = flat.transpose(0, 2, 1) if pixels is None else flat[np.arange(len(x))[:, None], :, pixels]
         index = np.rint(some * np.float32(1 / self.histogram.step)).astype(np.int32) - base
         if rows > 1:
-            index += (np.arange(rows, dtype=np.int32) * BINS)[:, None]
+            index += np.arange(rows, dtype=np.int32) * BINS
         counts = self.histogram.counts
         counts += np.bincount(index.ravel(), minlength=rows * BINS).reshape(rows, BINS)
 
@@ -135,19 +141,30 @@ def tallies(
         DataError: a tensor is not finite.
     """
     found = {t: Tally(s[0], signed=signed[t], by_channel=t in by_channel) for t, s in graph.shapes.items()}
-    every = {t: max(1, len(images) * h * w // SAMPLES) | 1 for t, (_, h, w) in graph.shapes.items()}
     size = batch_size(int(np.prod(s)) for s in graph.shapes.values())
     values = pixel_values(pre).astype(np.float32)
     for first in range(0, len(images), size):
+        numbers = np.arange(len(images))[first : first + size]
 
-        def visit(tensor: str, x: NDArray[Any], number: int = first // size) -> None:
+        def visit(tensor: str, x: NDArray[Any], numbers: NDArray[np.int64] = numbers) -> None:
             if not (np.isfinite(x.min()) and np.isfinite(x.max())):
                 raise DataError(f"{tensor} is not finite on the calibration images", graph.name, "check the model")
-            found[tensor].add(x, every[tensor], number % every[tensor] % (x.shape[2] * x.shape[3]))
+            found[tensor].add(x, _samples(numbers, x.shape[2] * x.shape[3], len(images)))
 
-        batch = values[np.arange(len(values)), images[first : first + size]]
+        batch = values[np.arange(len(values)), images[numbers]]
         evaluate(graph, np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), visit=visit)
     return found
+
+
+def _samples(numbers: NDArray[np.int64], pixels: int, images: int) -> NDArray[np.int64] | None:
+    """Return the pixels of some images to count, so that all images together give about SAMPLES; None for all.
+
+    Evenly spread over an image, from another first pixel in each: over the images every pixel comes up.
+    """
+    every = images * pixels // SAMPLES
+    if every < 2:
+        return None
+    return np.asarray((numbers[:, None] + np.arange(max(1, pixels // every)) * every) % pixels)
 
 
 def batch_size(elements: Iterable[int]) -> int:
