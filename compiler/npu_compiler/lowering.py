@@ -8,7 +8,7 @@ from npu_compiler.fit import fit_bias_rows
 from npu_compiler.multipliers import prove_no_overflow
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.positions import dynamic_moments, positions, value_counts
-from npu_compiler.qgraph import GROUP, U8, Extraction, Lowering, QConv, QTensor, QuantizedGraph
+from npu_compiler.qgraph import GROUP, U8, Evidence, Extraction, Lowering, QConv, QTensor, QuantizedGraph
 from npu_compiler.select import LayerStudy, Order, Study, select
 
 
@@ -68,5 +68,10 @@ def _with_lowering(layer: LayerStudy, order: Order, extract: Extraction) -> QCon
             bias_rows=bias_rows,
             score=order.score,
             extract=extract,
+            evidence=Evidence(
+                tuple(int(v) for v in found.act_bits[places]),
+                tuple(float(v) for v in found.error[places]),
+                tuple(float(v) for v in found.truncation[places]),
+            ),
         ),
     )

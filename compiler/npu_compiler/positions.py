@@ -19,6 +19,7 @@ Taps that fall on the padded border are counted like the others.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from npu_isa.numerics import MAX_SHIFT_LOWER, lower
@@ -41,6 +42,8 @@ class Positions:
         wgt_shift: shape (groups, out channels).
         correction: to be added to the accumulator when the group is lowered; shape (groups, out channels).
         error, range_error: shape (groups,), in squared steps of the output.
+        truncation: as `error`, of taking the top 4 bits without rounding and without a correction.
+        act_bits: bits of the largest magnitude of the group's activations, shape (groups,).
     """
 
     act_shift: NDArray[np.int64]
@@ -48,6 +51,8 @@ class Positions:
     correction: F64
     error: F64
     range_error: F64
+    truncation: F64
+    act_bits: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +134,9 @@ def positions(
         wgt_shift = _weight_positions(node, w, moments.square)
     lw = lower(node.weight.reshape(w.shape), np.repeat(wgt_shift.T, GROUP, axis=1)[:, None, :], unsigned=False)
     mean_off = share @ x * w - moments.lowered * lw
-    squared = share @ x**2 * w**2 - 2 * moments.product * w * lw + moments.square * lw**2
+    squared = _squared(share, x, moments, w, lw)
+    cut_x, cut_w = x >> 4 << 4, node.weight.reshape(w.shape) >> 4 << 4
+    cut = _squared(share, x, Moments(share @ cut_x, share @ cut_x**2, share @ (cut_x * x)), w, cut_w)
     repaired = options.bias_correction != "none"
     if repaired:
         squared -= mean_off**2
@@ -140,7 +147,14 @@ def positions(
         _by_group(mean_off).T * (1.0 if repaired else 0.0),
         (_by_group(squared) * factor[:, None] ** 2).sum(axis=0) / outputs,
         (_by_group(by_range.error(w)) * factor[:, None] ** 2).sum(axis=0) / outputs,
+        (_by_group(cut) * factor[:, None] ** 2).sum(axis=0) / outputs,
+        _length(by_range.largest.reshape(-1, GROUP).max(axis=1)),
     )
+
+
+def _squared(share: F64, x: NDArray[np.int64], moments: Moments, w: F64, lw: NDArray[Any]) -> F64:
+    """Return E[(x w - lx lw)^2] of each weight, shape of w."""
+    return np.asarray(share @ x**2 * w**2 - 2 * moments.product * w * lw + moments.square * lw**2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +184,11 @@ def _range_positions(node: QConv, src: QTensor, counts: NDArray[np.int64]) -> _R
 
 def _position(largest: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Return the bit length of magnitudes minus the bits kept of them, 0..4."""
-    length = np.ceil(np.log2(np.maximum(largest, 0) + 1)).astype(np.int64)
-    return np.asarray(np.clip(length - bits, 0, MAX_SHIFT_LOWER))
+    return np.asarray(np.clip(_length(largest) - bits, 0, MAX_SHIFT_LOWER))
+
+
+def _length(magnitude: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.ceil(np.log2(magnitude + 1)).astype(np.int64)
 
 
 def _weight_positions(node: QConv, w: F64, square: F64) -> NDArray[np.int64]:

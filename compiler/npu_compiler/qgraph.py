@@ -111,6 +111,21 @@ class QFold(QNode):
 
 
 @dataclass(frozen=True, eq=False)
+class Evidence:
+    """What calibration said of lowering the group at each place, for people: no value depends on it. A value per place.
+
+    Attributes:
+        act_bits: bits that the largest magnitude of the group's activations needs, 0..8, the sign left out.
+        error: expected squared error of the layer's output when the group is lowered, in squared output steps.
+        truncation: the same if the top 4 of the 8 bits were taken, without rounding: the paper's plain lowering.
+    """
+
+    act_bits: tuple[int, ...]
+    error: tuple[float, ...]
+    truncation: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Lowering:
     """How a convolution runs in 4 bits.
 
@@ -130,6 +145,7 @@ class Lowering:
     bias_rows: I32
     score: NDArray[np.float64]
     extract: Extraction = "static"
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, eq=False)

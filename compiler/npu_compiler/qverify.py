@@ -171,4 +171,9 @@ def _check_lowering(lowering: Lowering, groups: int, outputs: int, rule: Rule) -
     rule(_is(lowering.wgt_shift, np.int8, (groups, outputs)), "shape of the weights' positions")
     rule(lowering.wgt_shift.min() >= 0 and lowering.wgt_shift.max() <= MAX_SHIFT_LOWER, "the weights' positions")
     rule(_is(lowering.bias_rows, np.int32, (groups + 1, outputs)), "shape of the bias rows")
+    e = lowering.evidence
+    if e is not None:
+        rule(len(e.act_bits) == len(e.error) == len(e.truncation) == groups, "length of the evidence")
+        rule(all(0 <= b <= 8 for b in e.act_bits), "bits of the evidence")
+        rule(bool(np.isfinite([*e.error, *e.truncation]).all()), "errors of the evidence")
     rule(_is(lowering.score, np.float64, (groups,)) and bool(np.isfinite(lowering.score).all()), "scores")

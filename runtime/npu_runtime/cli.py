@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"npu-stack {metadata.version('npu-stack')}")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_quantize(sub)
+    _add_explain(sub)
+    _add_ablate(sub)
     _add_compile(sub)
     _add_run(sub)
     _add_report(sub)
@@ -147,6 +149,29 @@ def _add_quantize(sub: Subparsers) -> None:
     parser.add_argument("--state", metavar="FILE", help="keep the search's state here, and go on from it if it exists")
     parser.add_argument("-o", "--output", metavar="FILE.npuq", required=True)
     parser.set_defaults(function=commands.quantize_command, parser=parser)
+
+
+def _add_explain(sub: Subparsers) -> None:
+    text = "Unused bits, extraction positions, expected errors, and the groups in 4 bits at each ratio."
+    parser = sub.add_parser("explain", help="what the quantizer found and chose", description=text)
+    parser.add_argument("model", metavar="MODEL.npuq")
+    parser.add_argument("--layer", metavar="NAME", help="the groups of one layer instead of all layers")
+    parser.add_argument("--plots", metavar="FOLDER", help="also draw unused bits, and the error of the top 4 bits")
+    _add_format(parser)
+    parser.set_defaults(function=commands.explain_command)
+
+
+def _add_ablate(sub: Subparsers) -> None:
+    text = "Top-1 of conventional INT4 and of each part of the method, each on top of the one before."
+    parser = sub.add_parser("ablate", help="what each part of the method gives", description=text)
+    parser.add_argument("model", metavar="MODEL.onnx", help="float or QDQ model, opset 11 to 21")
+    _add_model(parser)
+    parser.add_argument("--data", metavar="DATA", required=True, help="images with labels, not those of --calibration")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="take the first N images of --data only")
+    parser.add_argument("--ratio", type=_ratios, default=(75.0,), metavar="P", help="of the ladder (75)")
+    parser.add_argument("--plot", metavar="FILE.svg", help="also draw it")
+    _add_format(parser)
+    parser.set_defaults(function=commands.ablate_command, parser=parser)
 
 
 def _add_compile(sub: Subparsers) -> None:

@@ -119,6 +119,48 @@ def quantize_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def explain_command(args: argparse.Namespace) -> int:
+    """Explain what the quantizer found and chose."""
+    from npu_compiler import npuq
+
+    from npu_runtime.choices import explain_groups, explain_layers
+    from npu_runtime.report_folder import make_folder
+
+    graph = npuq.load(args.model)
+    table = explain_layers(graph) if args.layer is None else explain_groups(graph, args.layer)
+    _put_result(table, args)
+    if args.plots is not None:
+        from npu_runtime.plots import extraction_plot, unused_bits_plot
+
+        folder = make_folder(args.plots)
+        write_whole(folder / "unused_bits.svg", unused_bits_plot(graph))
+        write_whole(folder / "extraction.svg", extraction_plot(explain_layers(graph)))
+        _note(f"plots: {folder}")
+    return 0
+
+
+def ablate_command(args: argparse.Namespace) -> int:
+    """Measure what each part of the method gives."""
+    from npu_compiler.pipeline import import_model
+
+    from npu_runtime.ablating import ablate
+    from npu_runtime.compiling import load_calibration
+
+    if len(args.ratio) != 1:
+        args.parser.error("--ratio: one percentage")
+    given = _model_arguments(args)
+    graph = import_model(args.model, requantize=args.requantize)
+    calibration, pre = load_calibration(graph, args.calibration, given["preprocess"], given["options"].max_images)
+    data, _ = load_calibration(graph, args.data, given["preprocess"], args.limit)
+    table = ablate(graph, calibration, data, pre, args.ratio[0], given["options"], _note)
+    _put_result(table, args)
+    if args.plot is not None:
+        from npu_runtime.plots import ablation_plot
+
+        write_whole(args.plot, ablation_plot(table))
+    return 0
+
+
 def _search_state(path: str, seed: int) -> "State":
     from npu_compiler.evolve import State, state_from_json
 

@@ -55,12 +55,23 @@ def quantize_file(
     """
     given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
     graph = import_model(model, observe, requantize=requantize)
+    data, pre = load_calibration(graph, calibration, given, chosen.max_images)
+    return graph, quantize_graph(graph, data.images, pre, chosen, observe, state, progress)
+
+
+def load_calibration(
+    graph: Graph, source: str | Path | Dataset, preprocess: PreprocessOptions, limit: int | None
+) -> tuple[Dataset, Preprocess]:
+    """Return the images of a data set as a network reads them, and the preprocessing with a value per channel.
+
+    Raises:
+        DataError: the data set cannot be read, or mean and std do not fit the network's channels.
+    """
     channels = graph.shapes[graph.input][0]
-    if not isinstance(calibration, Dataset):
-        calibration = load_dataset(calibration, given.geometry, chosen.max_images, channels)
-    mean, std = given.per_channel(channels)
-    pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
-    return graph, quantize_graph(graph, calibration.images, pre, chosen, observe, state, progress)
+    mean, std = preprocess.per_channel(channels)
+    pre = Preprocess(preprocess.pixel_scale, mean, std, preprocess.geometry.resize, preprocess.geometry.crop)
+    data = source if isinstance(source, Dataset) else load_dataset(source, preprocess.geometry, limit, channels)
+    return data, pre
 
 
 def compile_file(

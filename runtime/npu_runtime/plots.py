@@ -14,6 +14,8 @@ from npu_runtime.evaluating import RunReport
 from npu_runtime.session import Session
 
 if TYPE_CHECKING:
+    from npu_compiler.qgraph import QuantizedGraph
+
     from npu_runtime.tables import Table
 
 COLORS = {
@@ -122,4 +124,65 @@ def timeline_plot(session: Session) -> bytes:
     axes.set_xlim(0, timing.total_cycles)
     axes.set_xlabel("cycle")
     axes.set_title(f"engines at work, {session.effective_percent:.0f} % in 4 bits; a colour per layer", fontsize=10)
+    return _svg(figure)
+
+
+def unused_bits_plot(graph: "QuantizedGraph") -> bytes:
+    """Draw per layer the share of groups whose activations or weights leave 0, 1, ... bits unused (figure 1)."""
+    from npu_runtime.choices import unused_act_bits, unused_wgt_bits
+
+    nodes = graph.lowerable
+    figure, panels = _figure(12, 1.2 + 0.22 * len(nodes), 2)
+    colors = mpl.colormaps["viridis"](np.linspace(0.05, 0.95, 9))
+    found = (
+        ("activations", [unused_act_bits(graph, n) for n in nodes]),
+        ("weights", [unused_wgt_bits(n).ravel() for n in nodes]),
+    )
+    for axes, (title, values) in zip(panels, found, strict=True):
+        left = np.zeros(len(nodes))
+        for bits in range(9):
+            share = np.array([100.0 * np.mean(v == bits) for v in values])
+            axes.barh(range(len(nodes)), share, left=left, color=colors[bits], label=str(bits))
+            left += share
+        axes.set_title(f"{title}: unused bits", fontsize=10)
+        axes.set_xlabel("share of groups (%)")
+    panels[0].set_yticks(range(len(nodes)), [n.name for n in nodes], fontsize=7)
+    panels[0].invert_yaxis()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, title="unused bits")
+    return _svg(figure)
+
+
+def extraction_plot(table: "Table") -> bytes:
+    """Draw each layer's error with all groups in 4 bits: top 4 bits against chosen positions (paper, figure 3)."""
+    names = [r["layer"] for r in table.rows]
+    figure, axes = _figure(9, 1.2 + 0.25 * len(names))
+    at = np.arange(len(names))
+    for shift, key, label, color in (
+        (-0.2, "truncation_error_steps", "top 4 bits, no rounding", "#b2182b"),
+        (0.2, "error_steps", "chosen positions", "#2166ac"),
+    ):
+        axes.barh(at + shift, [r[key] or 0.0 for r in table.rows], 0.4, label=label, color=color)
+    axes.set_yticks(at, names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("expected error of the layer's output (root mean square, output steps)")
+    axes.legend(fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    return _svg(figure)
+
+
+def ablation_plot(table: "Table") -> bytes:
+    """Draw the top-1 of each step of an ablation."""
+    figure, axes = _figure(9, 1.2 + 0.3 * len(table.rows))
+    values = [r["top1_percent"] for r in table.rows]
+    colors = ["#2166ac" if r["step"].startswith(("+", "random")) else "#999999" for r in table.rows]
+    axes.barh(range(len(values)), values, color=colors)
+    for at, value in enumerate(values):
+        axes.annotate(f"{value:.2f}", (value, at), textcoords="offset points", xytext=(3, -3), fontsize=8)
+    names = [f"{r['step']} ({r['ratio_percent']:g} %)" for r in table.rows]
+    axes.set_yticks(range(len(values)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(max(0.0, min(values) - 5), 101)
+    axes.set_xlabel("top-1 accuracy (%)")
     return _svg(figure)

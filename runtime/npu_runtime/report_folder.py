@@ -39,11 +39,7 @@ def write_report(folder: str | Path, session: Session, runs: RunReport) -> Path:
         DataError: the folder cannot be made.
         ContainerError: a file cannot be written.
     """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder: {error.strerror}", str(target), "give another --report") from None
+    target = make_folder(folder)
     layers, engines, texts = {}, {}, {}
     for row in runs.rows:
         ratio = row.ratio_percent
@@ -70,6 +66,16 @@ def write_report(folder: str | Path, session: Session, runs: RunReport) -> Path:
     for name, data in files.items():
         write_whole(target / name, data)
     return target / "index.html"
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder if it does not exist; raises DataError where it cannot be made."""
+    target = Path(path)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder: {error.strerror}", str(target), "give another folder") from None
+    return target
 
 
 def _page(runs: RunReport, texts: dict[float, str], layers: dict[float, Table], plots: Sequence[str]) -> str:

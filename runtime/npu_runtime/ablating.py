@@ -1,0 +1,104 @@
+"""What each part of the method gives: the paper's ablation ladder on one model, each step on top of the one before."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from npu_compiler import fast_eval
+from npu_compiler.fit import walk_of_all_groups
+from npu_compiler.graph import Graph
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.qgraph import Preprocess, QuantizedGraph
+from npu_compiler.quantize import quantize
+from npu_isa.errors import DataError
+
+from npu_runtime.data import Dataset
+from npu_runtime.tables import Table
+
+SCHEMA = "npu.ablate/1"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what it changes, at the ratio asked or (baselines) with every group in 4 bits."""
+
+    name: str
+    change: dict[str, Any]
+    whole: bool = False
+
+
+BASELINES = (
+    Step("8 bits", {}),
+    Step("INT4 min-max", {"uniform": "minmax", "bias_correction": "none"}, whole=True),
+    Step("INT4 min-max, bias repaired", {"uniform": "minmax", "bias_correction": "network"}, whole=True),
+    Step("INT4 squared error", {"uniform": "mse", "bias_correction": "none"}, whole=True),
+    Step("INT4 squared error, bias repaired", {"uniform": "mse", "bias_correction": "network"}, whole=True),
+)
+PLAIN = {"selection": "random", "positions": "range", "aligned": False, "bias_correction": "none"}
+LADDER = (
+    Step("random groups, positions by range", {}),
+    Step("+ positions by squared error", {"positions": "error"}),
+    Step("+ scales aligned to 4 bits", {"aligned": True}),
+    Step("+ bias row per boundary: the layer's own error", {"bias_correction": "layer"}),
+    Step("+ greedy selection", {"selection": "greedy"}),
+    Step("+ evolutionary selection", {"selection": "evolutionary"}),
+    Step("+ bias row: the running network's error", {"bias_correction": "network"}),
+    Step("+ dynamic extraction", {"extract": "dynamic"}),
+)
+
+
+def ablate(
+    graph: Graph,
+    calibration: Dataset,
+    data: Dataset,
+    preprocess: Preprocess,
+    ratio: float,
+    options: QuantizeOptions | None = None,
+    observe: Callable[[str], None] = lambda name: None,
+) -> Table:
+    """Quantize a model by each step and measure top-1 at a ratio, on no machine in particular.
+
+    Args:
+        graph: from `npu_compiler.pipeline.import_model`.
+        calibration: images that scales, positions and selections are made from.
+        data: images with labels that accuracy is measured on; not those of the calibration.
+        preprocess: from pixels to the model's input.
+        ratio: percentage of 4-bit multiply-accumulates of the ladder; baselines have all groups in 4 bits.
+        options: what no step changes: method, images, seed, generations.
+        observe: called with each step's name before it.
+
+    Raises:
+        DataError: the data have no labels, or do not fit the model.
+    """
+    if data.labels is None:
+        raise DataError("an ablation needs labels", hint="give a data set with labels")
+    given = (options or QuantizeOptions()).check()
+    rows = []
+    for step in BASELINES:
+        observe(step.name)
+        made = quantize(graph, calibration.images, preprocess, replace(given, **step.change))
+        rows.append(_row(step.name, made, data, 100.0 if step.whole else 0.0))
+    change: dict[str, Any] = PLAIN
+    for step in LADDER:
+        observe(step.name)
+        change = change | step.change
+        made = quantize(graph, calibration.images, preprocess, replace(given, **change))
+        rows.append(_row(step.name, made, data, ratio))
+    head = {"model": graph.name, "ratio_percent": f"{ratio:g}", "images": str(len(data))}
+    return Table(SCHEMA, head, tuple(rows))
+
+
+def top1_percent(graph: QuantizedGraph, data: Dataset, ratio: float) -> float:
+    """Return the top-1 accuracy at a ratio of a dial that may stop at every group."""
+    assert data.labels is not None
+    table, channels = graph.table, np.arange(graph.tensors[graph.input].channels)
+    out = fast_eval.run(graph, table[channels, data.images], walk_of_all_groups(graph, ratio))
+    channel_map = graph.tensors[graph.output].channel_map
+    physical = [channel_map.index(c) for c in range(max(channel_map) + 1)]
+    scores = out.reshape(len(out), -1, out.shape[3])[:, 0, physical]
+    return float(100.0 * np.mean(scores.argmax(axis=1) == data.labels))
+
+
+def _row(name: str, graph: QuantizedGraph, data: Dataset, ratio: float) -> dict[str, Any]:
+    return {"step": name, "ratio_percent": ratio, "top1_percent": round(top1_percent(graph, data, ratio), 2)}

@@ -1,0 +1,111 @@
+"""npu explain and npu ablate: their rows against plain counts, their plots, and wrong calls."""
+
+import json
+
+import pytest
+from npu_compiler import npuq
+from npu_compiler.fit import walk_of_all_groups
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import import_model
+from npu_compiler.qgraph import Preprocess
+from npu_isa.errors import DataError
+from npu_runtime.ablating import BASELINES, LADDER, ablate, top1_percent
+from npu_runtime.choices import explain_groups, explain_layers, unused_wgt_bits
+from npu_runtime.cli import main
+from npu_runtime.data import Dataset, load_dataset
+
+from tests.runtime.conftest import DEMO
+
+
+def test_layers_follow_from_the_graph(digits):
+    graph = digits.quantized
+    rows = explain_layers(graph).rows
+    assert [r["layer"] for r in rows] == [n.name for n in graph.lowerable]
+    for row, node in zip(rows, graph.lowerable, strict=True):
+        assert row["groups"] == graph.tensors[node.src].groups
+        assert (
+            row["groups_at_25"] <= row["groups_at_50"] <= row["groups_at_75"] <= row["groups_at_100"] == row["groups"]
+        )
+        assert 0 < row["error_steps"] < row["truncation_error_steps"]
+    for ratio in (25, 50):
+        assert tuple(r[f"groups_at_{ratio}"] for r in rows) == walk_of_all_groups(graph, ratio)
+
+
+def test_unused_weight_bits_by_plain_integers(digits):
+    node = digits.quantized.lowerable[0]
+    found = unused_wgt_bits(node)
+    real = [o for o in range(len(node.weight)) if node.weight[o].any()]
+    for column, o in enumerate(real):
+        for group in range(found.shape[0]):
+            values = node.weight[o, :, :, group * 16 : (group + 1) * 16].ravel().tolist()
+            used = max((~v if v < 0 else v).bit_length() for v in values)
+            assert found[group, column] == 7 - used
+
+
+def test_groups_of_a_layer_turn_in_order(digits):
+    graph = digits.quantized
+    node = graph.lowerable[0]
+    rows = explain_groups(graph, node.name).rows
+    assert [r["group"] for r in rows] == list(node.lowering.order)
+    assert [r["from_ratio"] for r in rows] == sorted(r["from_ratio"] for r in rows)
+    channels = sorted(int(c) for r in rows for c in r["channels"].split())
+    assert channels == list(range(64))
+
+
+def test_explain_command(capsys, digits, tmp_path):
+    npuq.save(digits.quantized, tmp_path / "d.npuq")
+    assert main(["explain", str(tmp_path / "d.npuq"), "--plots", str(tmp_path / "p"), "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == len(digits.quantized.lowerable)
+    assert {f.name for f in (tmp_path / "p").iterdir()} == {"unused_bits.svg", "extraction.svg"}
+    assert main(["explain", str(tmp_path / "d.npuq"), "--layer", "nope"]) == 1
+    assert "no layer 'nope' with a dial" in capsys.readouterr().err
+
+
+def test_quantize_then_compile_equals_compile(capsys, tmp_path):
+    model, data = str(DEMO / "digits.onnx"), str(DEMO / "digits_train.npz")
+    common = ["--calibration", data, "--max-images", "32"]
+    assert main(["quantize", model, *common, "-o", str(tmp_path / "d.npuq")]) == 0
+    assert main(["compile", str(tmp_path / "d.npuq"), "-o", str(tmp_path / "a.npubin")]) == 0
+    assert main(["compile", model, *common, "-o", str(tmp_path / "b.npubin")]) == 0
+    assert (tmp_path / "a.npubin").read_bytes() == (tmp_path / "b.npubin").read_bytes()
+
+
+def test_a_search_can_be_taken_up_again(capsys, tmp_path):
+    model, data = str(DEMO / "digits.onnx"), str(DEMO / "digits_train.npz")
+    args = ["quantize", model, "--calibration", data, "--max-images", "16", "--select", "evolutionary"]
+    one, two, state = (str(tmp_path / n) for n in ("a.npuq", "b.npuq", "s.json"))
+    assert main([*args, "--budget", "1", "--state", state, "-o", one]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["ratio"] == 75
+    assert main([*args, "--budget", "1", "--state", state, "-o", two]) == 0
+    assert (tmp_path / "a.npuq").read_bytes() == (tmp_path / "b.npuq").read_bytes()
+
+
+def test_dynamic_positions_are_refused_by_the_machine(capsys, tmp_path):
+    model, data = str(DEMO / "digits.onnx"), str(DEMO / "digits_train.npz")
+    made = str(tmp_path / "d.npuq")
+    args = ["quantize", model, "--calibration", data, "--max-images", "8", "--extract", "dynamic", "-o", made]
+    assert main(args) == 0
+    assert main(["compile", made, "-o", str(tmp_path / "d.npubin")]) == 1
+    assert "dynamic extraction: the machine takes static positions" in capsys.readouterr().err
+    assert not (tmp_path / "d.npubin").exists()
+
+
+def test_ladder_has_every_step_and_its_rows_are_accuracies(images):
+    graph = import_model(DEMO / "digits.onnx")
+    calibration = load_dataset(DEMO / "digits_train.npz", limit=16, channels=1)
+    pre = Preprocess(1 / 255, (0.0,), (1.0,), (), ())
+    seen = []
+    options = QuantizeOptions(generations=0, max_images=16)
+    table = ablate(graph, calibration, images, pre, 75, options, seen.append)
+    assert seen == [s.name for s in (*BASELINES, *LADDER)] == [r["step"] for r in table.rows]
+    assert all(0 <= r["top1_percent"] <= 100 for r in table.rows)
+    assert table.rows[0]["top1_percent"] >= 95
+    with pytest.raises(DataError, match="an ablation needs labels"):
+        ablate(graph, calibration, Dataset(images.images, None), pre, 75)
+
+
+def test_accuracy_without_a_machine_is_that_of_the_simulator_at_the_ends(digits, session, images):
+    for ratio in (0, 100):
+        session.set_ratio(ratio)
+        hits = session.run_integers(images.images).argmax(axis=1) == images.labels
+        assert top1_percent(digits.quantized, images, ratio) == pytest.approx(100 * hits.mean())
