@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from npu_isa.container import seal, unseal, write_whole
+from npu_isa.container import read_whole, seal, unseal, write_whole
 from npu_isa.errors import ContainerError
 from numpy.typing import NDArray
 
@@ -45,11 +45,7 @@ def load(path: str | Path) -> QuantizedGraph:
     Raises:
         ContainerError: missing, damaged, of another version, or it breaks a rule of the quantized graph.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ContainerError(f"cannot read: {error.strerror}", str(path), "check the path") from None
-    return from_bytes(data, Path(path).name)
+    return from_bytes(read_whole(path), Path(path).name)
 
 
 def from_bytes(data: bytes, where: str) -> QuantizedGraph:

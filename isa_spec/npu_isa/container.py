@@ -87,6 +87,18 @@ def write_whole(path: str | Path, data: bytes) -> None:
         ) from None
 
 
+def read_whole(path: str | Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ContainerError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ContainerError(f"cannot read: {error.strerror}", str(path), "check the path") from None
+
+
 def to_bytes(binary: Binary) -> bytes:
     """Return the file bytes of a binary."""
     return seal(MAGIC, VERSION, *to_parts(binary))
@@ -103,11 +115,7 @@ def load(path: str | Path) -> Binary:
     Raises:
         ContainerError: missing, damaged, of another version or ISA, or inconsistent.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ContainerError(f"cannot read: {error.strerror}", str(path), "check the path") from None
-    return from_bytes(data, Path(path).name)
+    return from_bytes(read_whole(path), Path(path).name)
 
 
 def from_bytes(data: bytes, where: str) -> Binary:
