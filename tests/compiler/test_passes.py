@@ -1,0 +1,201 @@
+"""Each pass over the float graph: what it does to a small graph, as a golden dump, and that the meaning stays."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from npu_compiler.float_eval import evaluate
+from npu_compiler.graph import Act, Activation, Add, Affine, Concat, Conv, Crop, Graph, Pool, TensorQuant, walk_back
+from npu_compiler.passes import PASSES, optimize
+from npu_compiler.passes.fold_activation import fold_activation
+from npu_compiler.passes.fold_batchnorm import fold_batchnorm
+from npu_compiler.passes.fold_pad import fold_pad
+from npu_compiler.passes.fuse_residual import fuse_residual
+from npu_compiler.passes.prune import prune
+from npu_compiler.passes.verify import shape_of, verify
+from npu_compiler.qgraph import Preprocess
+from npu_compiler.quantize import QuantizeOptions, dump, quantize
+
+RNG = np.random.default_rng(0)
+RELU, RELU6 = Activation("clip", low=0.0), Activation("clip", low=0.0, high=6.0)
+LEAKY = Activation("leaky", alpha=0.1)
+SHAPE = (3, 6, 6)
+
+
+def conv(name, src, outs=3, ins=3, **more):
+    weight = RNG.normal(0, 0.3, (outs, ins, 3, 3)).astype(np.float32)
+    more = {"pads": (1, 1, 1, 1)} | more
+    return Conv(name, name, (name,), src, weight, RNG.normal(0, 1, outs).astype(np.float32), **more)
+
+
+def affine(name, src, channels=3):
+    factors = RNG.uniform(0.5, 2, (2, channels)).astype(np.float32)
+    return Affine(name, name, (name,), src, factors[0], factors[1])
+
+
+def act(name, src, kind):
+    return Act(name, name, (name,), src, kind)
+
+
+def add(name, a, b, **more):
+    return Add(name, name, (name,), a, b, **more)
+
+
+def pad(name, src, pads=(1, 0, 1, 2)):
+    return Crop(name, name, (name,), src, pads=pads)
+
+
+def graph(*nodes, quant=None):
+    """Return the graph whose output is made by the last node."""
+    found = Graph("net", (), {"x": SHAPE}, "x", "x", SHAPE, quant or {})
+    for node in nodes:
+        found = replace(found, nodes=(*found.nodes, node), shapes=found.shapes | {node.out: shape_of(found, node)})
+    return replace(found, output=nodes[-1].out, output_shape=found.shapes[nodes[-1].out])
+
+
+CASES = {
+    "prune": (
+        prune,
+        graph(conv("kept", "x"), conv("dead", "kept"), act("deader", "dead", RELU), act("out", "kept", RELU)),
+    ),
+    "fold_pad": (
+        fold_pad,
+        graph(
+            pad("a", "x"),
+            conv("takes", "a"),
+            pad("b", "takes", (-1, 0, 0, 0)),
+            conv("not_a_crop", "b"),
+            pad("c", "not_a_crop"),
+            Pool("not_a_maximum", "not_a_maximum", (), "c", "max", (2, 2)),
+            pad("d", "not_a_maximum"),
+            conv("not_a_shared_one", "d", pads=(0, 0, 0, 0)),
+            conv("other_reader", "d", pads=(0, 0, 0, 0)),
+            add("out", "not_a_shared_one", "other_reader"),
+        ),
+    ),
+    "fold_batchnorm": (
+        fold_batchnorm,
+        graph(
+            conv("a", "x"),
+            affine("bn_a", "a"),
+            affine("bn_again", "bn_a"),
+            act("relu", "bn_again", RELU),
+            affine("after_relu", "relu"),
+            conv("b", "after_relu"),
+            affine("shared", "b"),
+            add("sum", "shared", "b"),
+            affine("after_sum", "sum"),
+        ),
+    ),
+    "fold_activation": (
+        fold_activation,
+        graph(
+            conv("a", "x"),
+            act("relu", "a", RELU),
+            act("relu6", "relu", RELU6),
+            act("leaky_after_clip", "relu6", LEAKY),
+            affine("b", "leaky_after_clip"),
+            act("leaky", "b", LEAKY),
+            add("c", "leaky", "leaky_after_clip"),
+            act("clip", "c", Activation("clip", low=-1.0, high=1.0)),
+            act("apart", "clip", Activation("clip", low=2.0, high=3.0)),
+            Pool("pool", "pool", (), "apart", "max", (2, 2)),
+            act("after_pool", "pool", RELU),
+        ),
+    ),
+    "fuse_residual": (
+        fuse_residual,
+        graph(
+            conv("early", "x"),
+            conv("later", "x"),
+            add("of_two", "early", "later", act=RELU),
+            add("of_itself", "of_two", "of_two"),
+            conv("active", "of_itself", act=RELU),
+            add("not_after_relu", "active", "of_itself"),
+            conv("shared", "not_after_relu"),
+            add("not_shared", "shared", "not_after_relu"),
+            conv("before_leaky", "shared"),
+            add("leaky", "before_leaky", "not_shared", act=LEAKY),
+        ),
+    ),
+    "fuse_residual_qdq": (
+        fuse_residual,
+        graph(conv("fixed", "x"), add("sum", "fixed", "x"), quant={"fixed": TensorQuant(0.25, True)}),
+    ),
+    "fold_activation_qdq": (
+        fold_activation,
+        graph(conv("fixed", "x"), act("relu", "fixed", RELU), quant={"fixed": TensorQuant(0.25, True)}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_pass(name, golden):
+    graph_pass, before = CASES[name]
+    verify(before, "the test")
+    after = graph_pass(before)
+    verify(after, graph_pass.__name__)
+    x = RNG.normal(0, 1, (2, *SHAPE)).astype(np.float32)
+    want, got = (evaluate(g, x)[g.output] for g in (before, after))
+    assert np.abs(want - got).max() <= 1e-5 * (1 + np.abs(want).max())
+    golden(f"{name}.txt", f"# before\n{before.dump()}# after {graph_pass.__name__}\n{after.dump()}")
+
+
+def test_passes_run_in_their_order_and_are_observed():
+    seen = []
+    made = optimize(CASES["fold_batchnorm"][1], observe=lambda name, g: seen.append((name, len(g.nodes))))
+    assert [name for name, _ in seen] == [p.__name__ for p in PASSES]
+    assert [count for _, count in seen] == sorted((count for _, count in seen), reverse=True)
+    assert seen[-1][1] == len(made.nodes)
+
+
+def test_merged_nodes_keep_the_names_of_all():
+    made = optimize(graph(conv("a", "x"), affine("b", "a"), act("c", "b", RELU), add("d", "c", "x")))
+    assert [n.onnx_nodes for n in made.nodes] == [("a", "b", "c"), ("d",)]
+    assert [n.name for n in walk_back(made, made.output)] == ["d", "a"]
+
+
+def test_batchnorm_keeps_the_integers_of_a_qdq_model():
+    """A weight's integer stays: the factor, and its sign, go into scale and weight alike."""
+    before = graph(conv("a", "x", weight_scale=np.full(3, 0.01, np.float32)), affine("b", "a"))
+    made = fold_batchnorm(before).nodes[0]
+    old = before.nodes[0].weight / before.nodes[0].weight_scale[:, None, None, None]
+    new = made.weight / made.weight_scale[:, None, None, None]
+    assert np.abs(old - new).max() < 1e-3
+
+
+BROKEN = {
+    "name": (lambda g: replace(g, nodes=(g.nodes[0], replace(g.nodes[1], name="a"))), "a: node name is taken"),
+    "twice": (lambda g: replace(g, nodes=(g.nodes[0], replace(g.nodes[1], out="a"))), "b: a is made twice"),
+    "order": (lambda g: replace(g, nodes=g.nodes[::-1]), "b: reads a before it is made"),
+    "shape": (lambda g: replace(g, shapes=g.shapes | {"b": (3, 6, 7)}), r"b: shape \(3, 6, 7\)"),
+    "missing": (lambda g: replace(g, output="c"), "net: the output is not made"),
+    "unknown": (lambda g: replace(g, shapes=g.shapes | {"z": SHAPE}), "net: shapes of unknown tensors: {'z'}"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_broken_graph_is_named_after_the_pass(name):
+    change, text = BROKEN[name]
+    with pytest.raises(AssertionError, match=f"after some_pass: {text}"):
+        verify(change(graph(conv("a", "x"), act("b", "a", RELU))), "some_pass")
+
+
+def test_quantized_graph(golden):
+    """Whole numbers throughout, so that the text is the same everywhere: pixels as they are, weights up to 127."""
+    weight = (np.arange(4 * 3).reshape(4, 3, 1, 1) % 5 - 1).astype(np.float32)
+    weight[:, 0] = 127.0
+    twice = np.full((4, 1, 3, 3), 127.0, np.float32)
+    one = np.full((2, 8, 1, 1), 127.0, np.float32)
+    nothing = np.zeros(4, np.float32)
+    made = graph(
+        Conv("stem", "stem", (), "x", weight, nothing, act=RELU),
+        Conv("deep", "deep", (), "stem", twice, nothing, (2, 2), (1, 1, 1, 1), groups=4),
+        Pool("pool", "pool", (), "stem", "max", (2, 2), (2, 2)),
+        Concat("both", "both", (), ("deep", "pool")),
+        Conv("head", "head", (), "both", one, np.zeros(2, np.float32)),
+    )
+    pixels = np.full((1, 6, 6, 3), 254, np.uint8)
+    pre = Preprocess(1.0, (0.0,) * 3, (1.0,) * 3, (), ())
+    options = QuantizeOptions(aligned=False, bias_correction="none", keep_last_8bit=False)
+    golden("quantized.txt", dump(quantize(made, pixels, pre, options)))

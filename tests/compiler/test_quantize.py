@@ -1,0 +1,380 @@
+"""The quantizer: 8 bits are close to float, positions err least, bias rows repair the mean, results are repeatable."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from npu_compiler import golden
+from npu_compiler.float_eval import evaluate
+from npu_compiler.graph import Activation, Affine, Conv, Graph
+from npu_compiler.layout import order_groups
+from npu_compiler.onnx_reader import read_onnx
+from npu_compiler.passes import optimize
+from npu_compiler.pipeline import compile_model
+from npu_compiler.positions import positions, value_counts
+from npu_compiler.qgraph import GROUP, QConv, QFold, QWindow
+from npu_compiler.quantize import QuantizeOptions, quantize, study
+from npu_compiler.qverify import verify_quantized
+from npu_isa.container import to_bytes
+from npu_isa.errors import DataError, UnsupportedError
+from npu_isa.machine import load_machine
+from npu_isa.numerics import lower
+
+from tests.onnx_models import PIXELS, Net, example, images, model_input, save
+from tests.qgraphs import random_images, random_qgraph
+from tests.random_onnx import networks
+
+PLAIN = QuantizeOptions(aligned=False)
+LAYER = QuantizeOptions(bias_correction="layer")
+
+
+def read(model, folder):
+    return optimize(read_onnx(save(model, folder)))
+
+
+def real_output(graph, pixels, boundaries):
+    """Return the golden model's output in the units of the model, (N, channels, height, width)."""
+    t = graph.tensors[graph.output]
+    made = golden.run(graph, graph.table[np.arange(len(graph.table)), pixels], boundaries)[graph.output]
+    return made[..., np.array(t.channel_map) >= 0].transpose(0, 3, 1, 2) * t.scale
+
+
+def in_8_bits(graph, pixels):
+    return real_output(graph, pixels, [0] * len(graph.lowerable))
+
+
+def decibels(want, got):
+    return 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum())
+
+
+@pytest.fixture(scope="module")
+def float_graph(tmp_path_factory):
+    return read(example(), tmp_path_factory.mktemp("model"))
+
+
+def wide_net(seed=0):
+    """A network whose layers have several groups: 1x1, 3x3 without padding, stride, a residual."""
+    net = Net((3, 12, 12), seed=seed)
+    stem = net.node("Relu", net.conv("x", 3, 40, (3, 3), pads=[1] * 4))
+    added = net.node("Add", net.conv(stem, 40, 40, (3, 3), pads=[1] * 4), stem)
+    deep = net.node("Relu", net.conv(net.node("Relu", added), 40, 72, (1, 1)))
+    down = net.node("LeakyRelu", net.conv(deep, 72, 33, (3, 3), strides=[2, 2]), alpha=0.1)
+    flat = net.node("Flatten", net.node("GlobalAveragePool", net.conv(down, 33, 48, (1, 1))))
+    return net.model(net.node("Gemm", flat, net.weight(10, 48), net.weight(10), transB=1))
+
+
+@pytest.fixture(scope="module")
+def wide_graph(tmp_path_factory):
+    return read(wide_net(), tmp_path_factory.mktemp("wide"))
+
+
+# -- 8 bits
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "aligned"])
+def test_8_bits_are_close_to_float(method, float_graph):
+    """More than 27 dB.
+
+    A tensor of peak p and root mean square r in 255 steps of 8 bits has r^2 / (p^2 / 255^2 / 12) noise to signal: for
+    p = 5 r, as of normal values, 45 dB (39 dB signed, 127 steps to the peak). Each of the seven layers adds the noise
+    of its output and of its weights: 39 - 10 log10(14) = 27.5 dB if nothing cancels; averages over pixels only help.
+    """
+    options = QuantizeOptions() if method == "aligned" else replace(PLAIN, method=method)
+    pixels = images(32, seed=3)
+    graph = quantize(float_graph, images(64), PIXELS, options)
+    want = evaluate(float_graph, model_input(pixels))[float_graph.output]
+    assert decibels(want, in_8_bits(graph, pixels)) > 27
+
+
+@given(networks())
+@settings(max_examples=60)
+def test_random_networks_become_valid_and_close(tmp_path_factory, case):
+    """Whatever the structure, the quantized graph keeps its rules and the values; 12 dB tell a wrong tensor.
+
+    The bound is low since random networks subtract what they have added, and 8-bit noise stays.
+    """
+    net, output = case
+    graph = read(net.model(output), tmp_path_factory.getbasetemp())
+    rng = np.random.default_rng(0)
+    channels, height, width = net.shape
+    pre = replace(PIXELS, mean=(0.5,) * channels, std=(0.25,) * channels)
+    pixels = rng.integers(0, 256, (16, height, width, channels), dtype=np.uint8)
+    quantized = order_groups(quantize(graph, pixels, pre, replace(LAYER, keep_first_8bit=False)))
+    verify_quantized(quantized, "net")
+    want = evaluate(graph, ((pixels / 255 - 0.5) / 0.25).astype(np.float32).transpose(0, 3, 1, 2))[graph.output]
+    if np.abs(want).max() > 1e-3:
+        assert decibels(want, in_8_bits(quantized, pixels)) > 12
+
+
+def test_network_that_normalizes_its_image_loses_nothing(tmp_path):
+    """The factor and shift of the image move into the pixel table; the convolution gathers the image while it loads."""
+    net = Net((3, 12, 12))
+    stats = [net.constant(v) for v in ([2.0, 0.5, 1.0], [0.1, -0.2, 0.0], [0.3, 0.0, -0.1], [1.0, 4.0, 0.25])]
+    conv = net.conv(net.node("BatchNormalization", "x", *stats), 3, 8, (3, 3), pads=[1] * 4)
+    graph = read(net.model(net.conv(conv, 8, 5, (1, 1))), tmp_path)
+    assert isinstance(graph.nodes[0], Affine)
+    pixels = images(16)
+    quantized = quantize(graph, pixels, PIXELS, PLAIN)
+    assert [type(n) for n in quantized.nodes] == [QFold, QConv, QConv]
+    assert (quantized.preprocess.mean, quantized.preprocess.std) == (PIXELS.mean, PIXELS.std)  # what the user gave
+    want = evaluate(graph, model_input(pixels))[graph.output]
+    assert decibels(want, in_8_bits(quantized, pixels)) > 30
+
+
+def test_first_convolutions_and_the_last_stay_in_8_bits(tmp_path):
+    """Also where something else comes between the image and its first convolution."""
+    net = Net((3, 12, 12))
+    image = net.node("MaxPool", net.node("Relu", "x"), kernel_shape=[2, 2], strides=[2, 2])
+    two = [net.conv(image, 3, 16, (1, 1)), net.conv("x", 3, 16, (2, 2), strides=[2, 2])]
+    middle = net.conv(net.node("Add", *two), 16, 16, (1, 1))
+    graph = read(net.model(net.conv(middle, 16, 4, (1, 1))), tmp_path)
+    pixels = images(4)
+    names = [n.name for n in quantize(graph, pixels, PIXELS, LAYER).lowerable]
+    assert names == [middle]
+    every = replace(LAYER, keep_first_8bit=False, keep_last_8bit=False)
+    assert len(quantize(graph, pixels, PIXELS, every).lowerable) == 4
+
+
+# -- 4 bits
+
+
+def naive_counts(graph, image_bytes):
+    """Return the counts of 8-bit values of each channel of every tensor, in plain Python terms."""
+    values = golden.run(graph, image_bytes, [0] * len(graph.lowerable), keep=True)
+    return {
+        name: np.stack([np.bincount(x[..., c].ravel() - graph.tensors[name].limits[0], minlength=256)
+                        for c in range(x.shape[3])])
+        for name, x in values.items() if graph.tensors[name].bits == 8
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def case(wide_graph):
+    """The network in 8 bits, its layers with a dial, the calibration bytes and the counts of their values."""
+    found = study(wide_graph, images(24), PIXELS, LAYER)
+    return found, naive_counts(found.graph, found.image_bytes)
+
+
+def test_values_are_counted_exactly(case):
+    found, counts = case
+    for name, got in value_counts(found.graph, found.image_bytes, {layer.src.name for layer in found.layers}).items():
+        assert np.array_equal(got, counts[name])
+
+
+def test_positions_err_least(case):
+    """Every other position of a group's activations, and of its weights, errs as much or more."""
+    found, counts = case
+    for layer in found.layers:
+        node, src, made = layer.node, layer.src, layer.positions
+        x = np.arange(256) + src.limits[0]
+        weight = node.weight.reshape(len(node.weight), -1, src.channels).astype(np.float64)
+        factor = node.epilogue.mult * 2.0 ** -node.epilogue.shift.astype(np.float64)
+        for group in range(src.groups):
+            span = slice(group * GROUP, (group + 1) * GROUP)
+            share = counts[src.name][span] / counts[src.name][span].sum(axis=1, keepdims=True)
+            energy = ((factor[:, None, None] * weight[:, :, span]) ** 2).sum(axis=(0, 1))
+            lowered = [lower(x, s, unsigned=not src.signed) for s in range(5)]
+            errors = [(energy * (share @ (x - lx) ** 2)).sum() for lx in lowered]
+            assert errors[made.act_shift[group]] <= min(errors) * (1 + 1e-9)
+            square = share @ lowered[made.act_shift[group]] ** 2
+            for out in range(0, len(weight), 7):
+                w = node.weight.reshape(weight.shape)[out, :, span]
+                off = [((w - lower(w, s, unsigned=False)) ** 2 * square).sum() for s in range(5)]
+                assert off[made.wgt_shift[group, out]] <= min(off) * (1 + 1e-9)
+
+
+def mean_errors(graph, image_bytes):
+    """Return per 1x1 layer the mean error of lowering all its groups, its inputs in 8 bits, in steps of the output.
+
+    Of larger kernels the formula takes every pixel to meet every tap, which borders and strides belie.
+    """
+    values = golden.run(graph, image_bytes, [0] * len(graph.lowerable), keep=True)
+    found = {}
+    for node in graph.lowerable:
+        if node.window.kernel != (1, 1):
+            continue
+        x, w = values[node.src].astype(np.int64), node.weight[:, 0, 0].astype(np.int64)
+        lx, lw = x.copy(), w.copy()
+        for place, group in enumerate(node.lowering.order):
+            span = slice(group * GROUP, (group + 1) * GROUP)
+            shift = node.lowering.act_shift[place]
+            lx[..., span] = lower(x[..., span], shift, unsigned=not graph.tensors[node.src].signed)
+            lw[:, span] = lower(w[:, span], node.lowering.wgt_shift[place][:, None], unsigned=False)
+        off = (lx @ lw.T - x @ w.T).mean(axis=(0, 1, 2)) + node.lowering.bias_rows[-1] - node.lowering.bias_rows[0]
+        real = np.array(graph.tensors[node.out].channel_map) >= 0
+        found[node.name] = np.abs(off * node.epilogue.mult * 2.0**-node.epilogue.shift)[real]
+    return found
+
+
+def test_bias_rows_repair_the_mean_error(wide_graph):
+    """What is left of the mean error is rounding; without the rows it is many times as much."""
+    pixels = images(24)
+    off = {}
+    for repair in ("none", "layer"):
+        graph = quantize(wide_graph, pixels, PIXELS, replace(LAYER, bias_correction=repair))
+        off[repair] = mean_errors(graph, graph.table[np.arange(3), pixels])
+    assert off["layer"].keys() == off["none"].keys()
+    assert len(off["layer"]) == 2
+    for name, left in off["layer"].items():
+        assert left.max() < 0.01, name
+        assert off["none"][name].mean() > 20 * left.mean(), name
+
+
+def test_row_zero_is_the_8_bit_bias(wide_graph):
+    graph = quantize(wide_graph, images(8), PIXELS, LAYER)
+    for node in graph.lowerable:
+        assert np.array_equal(node.lowering.bias_rows[0], node.epilogue.bias)
+        assert len(node.lowering.bias_rows) == graph.tensors[node.src].groups + 1
+
+
+def test_the_expected_error_is_the_measured_one(case):
+    """The score of a group is the mean squared error of the layer's sums when the group alone is lowered.
+
+    Measured on the calibration images themselves, in squared steps of the output. The formula takes channels and taps
+    for independent, which they are not quite: a quarter.
+    """
+    found, _ = case
+    graph, image_bytes = found.graph, found.image_bytes
+    values = golden.run(graph, image_bytes, [], keep=True)
+    checked = 0
+    for layer in found.layers:
+        node, src, made = layer.node, layer.src, layer.positions
+        if node.window.kernel != (1, 1):
+            continue
+        x = values[node.src].astype(np.float64)
+        factor = node.epilogue.mult * 2.0 ** -node.epilogue.shift.astype(np.float64)
+        weight = node.weight[:, 0, 0].astype(np.float64)
+        for group in range(src.groups):
+            span = slice(group * GROUP, (group + 1) * GROUP)
+            lx = lower(values[node.src][..., span], int(made.act_shift[group]), unsigned=not src.signed)
+            lw = lower(node.weight[:, 0, 0, span], made.wgt_shift[group][:, None], unsigned=False)
+            off = x[..., span] @ weight[:, span].T - lx @ lw.T - made.correction[group]
+            outputs = int(node.weight.any(axis=(1, 2, 3)).sum())
+            measured = ((off * factor) ** 2).mean(axis=(0, 1, 2)).sum() / outputs
+            assert made.error[group] == pytest.approx(measured, rel=0.25)
+            checked += 1
+    assert checked >= 3
+
+
+# -- the order of groups, and repeatable results
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_order_of_groups_in_memory_changes_no_value(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_qgraph(rng)
+    moved = order_groups(graph)
+    verify_quantized(moved, "net")
+    data = random_images(rng, graph, 2)
+    for share in (0.0, 0.4, 1.0):
+        boundaries = [round(share * graph.tensors[n.src].groups) for n in graph.lowerable]
+        a, b = (golden.run(g, data, boundaries)[graph.output] for g in (graph, moved))
+        assert np.array_equal(a, b)
+
+
+def test_order_of_groups_really_moves(wide_graph):
+    graph = quantize(wide_graph, images(8), PIXELS, LAYER)
+    moved = order_groups(graph)
+    assert any(
+        tuple(a.lowering.order) != tuple(b.lowering.order) and list(b.lowering.order) == sorted(b.lowering.order)
+        for a, b in zip(graph.lowerable, moved.lowerable, strict=True)
+    )
+
+
+SCRIPT = """
+import hashlib, sys
+import numpy as np
+from npu_compiler.pipeline import compile_model
+from npu_isa.container import to_bytes
+from npu_isa.machine import load_machine
+from tests.onnx_models import PIXELS, images
+_, binary = compile_model(sys.argv[1], load_machine("npu16"), images(16), PIXELS)
+print(hashlib.sha256(to_bytes(binary)).hexdigest())
+"""
+
+
+def test_two_compilations_give_the_same_bytes(tmp_path):
+    """In one process, and in another whose sets and dictionaries of texts have another order."""
+    path = save(wide_net(), tmp_path)
+    found = {
+        hashlib.sha256(to_bytes(compile_model(path, load_machine("npu16"), images(16), PIXELS)[1])).hexdigest()
+        for _ in range(2)
+    }
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found == {done.stdout.strip()}
+
+
+# -- refusals
+
+
+def graph_of(act):
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    node = Conv("conv", "y", ("conv",), "x", weight, np.zeros(4, np.float32), act=act)
+    return Graph("net", (node,), {"x": (3, 12, 12), "y": (4, 12, 12)}, "x", "y", (4, 12, 12))
+
+
+def test_clamp_without_zero_is_refused():
+    with pytest.raises(UnsupportedError) as caught:
+        quantize(graph_of(Activation("clip", low=1.0, high=2.0)), images(2), PIXELS, PLAIN)
+    assert str(caught.value) == (
+        "node conv: an activation clamps to 1..2; the range must contain 0\n"
+        "  hint: unused channels of a group must stay zero: shift the bias into the next layer"
+    )
+
+
+def test_negative_slope_is_refused():
+    with pytest.raises(UnsupportedError) as caught:
+        quantize(graph_of(Activation("leaky", alpha=-0.5)), images(2), PIXELS, PLAIN)
+    assert str(caught.value) == "node conv: LeakyReLU with a negative slope -0.5"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"method": "median"}, "method 'median'\n  hint: one of minmax, percentile, mse"),
+        ({"percentile": 30.0}, "percentile 30.0\n  hint: above 50, at most 100"),
+        ({"max_images": 0}, "max_images 0\n  hint: at least 1"),
+        ({"selection": "luck"}, "selection 'luck'\n  hint: one of random, range, greedy, evolutionary"),
+    ],
+)
+def test_options_out_of_range_are_refused(change, text):
+    with pytest.raises(DataError) as caught:
+        quantize(graph_of(Activation()), images(2), PIXELS, replace(PLAIN, **change))
+    assert str(caught.value) == text
+
+
+def test_only_the_first_images_are_used(float_graph):
+    pixels = images(12)
+    few, all_of_few = (
+        quantize(float_graph, p, PIXELS, replace(LAYER, max_images=n)) for p, n in ((pixels, 4), (pixels[:4], 12))
+    )
+    for a, b in zip(few.lowerable, all_of_few.lowerable, strict=True):
+        assert np.array_equal(a.weight, b.weight)
+        assert np.array_equal(a.lowering.bias_rows, b.lowering.bias_rows)
+
+
+def test_depthwise_and_single_channels_are_not_lowered(float_graph):
+    graph = quantize(float_graph, images(4), PIXELS, replace(LAYER, keep_first_8bit=False, keep_last_8bit=False))
+    assert all(isinstance(n, QConv) for n in graph.lowerable)
+    assert any(isinstance(n, QWindow) and n.kind == "mac" for n in graph.nodes)
+
+
+def test_positions_of_a_layer_alone(case):
+    """`positions` needs counts alone: the same layer gives the same result."""
+    found, counts = case
+    layer = found.layers[0]
+    again = positions(layer.node, layer.src, counts[layer.src.name], LAYER)
+    assert np.array_equal(again.act_shift, layer.positions.act_shift)
+    assert np.array_equal(again.wgt_shift, layer.positions.wgt_shift)
