@@ -27,7 +27,7 @@ def small_machine(columns: int = 16, act_words: int = 512, **changes) -> Machine
         "array_cols": columns,
         "weight_rows_per_cycle": 1,
         "act_region_bytes": act_words // 4 * WORD,
-        "act_banks": 4,
+        "act_banks": 8,
         "weight_memory_bytes": 1 << 20,
         "param_memory_bytes": 4 * columns * 512,
         "acc_rows": 64,

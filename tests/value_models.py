@@ -72,8 +72,8 @@ def vec_output(op: Vec, m: NaiveMachine) -> np.ndarray:
     return found
 
 
-def assert_same_values(p: RandomProgram, boundaries: tuple[int, ...], images: np.ndarray) -> None:
-    """Compare every vec of every image, and then all of DRAM."""
+def assert_same_values(p: RandomProgram, boundaries: tuple[int, ...], images: np.ndarray) -> Written:
+    """Compare every vec of every image, and then all of DRAM; return what both wrote."""
     got, want = simulated(p, boundaries, images), naive(p, boundaries, images)
     assert [i for i, _ in got.vecs] == [i for i, _ in want.vecs]
     for (index, a), (_, b) in zip(got.vecs, want.vecs, strict=True):
@@ -83,6 +83,7 @@ def assert_same_values(p: RandomProgram, boundaries: tuple[int, ...], images: np
             f"(image, y, x, lane) = {differ[0].tolist()}: {a[tuple(differ[0])]}, expected {b[tuple(differ[0])]}"
         )
     np.testing.assert_array_equal(got.dram, want.dram)
+    return got
 
 
 def random_images(rng: np.random.Generator, p: RandomProgram, count: int) -> np.ndarray:

@@ -73,6 +73,7 @@ def test_boundaries_cut_convs_everywhere(programs):
     assert seen == {(part, later) for part in ("none", "some", "all") for later in (False, True)}
 
 
+@pytest.mark.slow
 def test_values_depend_on_the_image_and_lie_inside_the_clamps(programs):
     """A comparison of saturated or constant values would not see a wrong sum."""
     total = inside = varying = 0

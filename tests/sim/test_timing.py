@@ -235,6 +235,7 @@ def test_one_model_serves_all_boundaries(seed):
         np.testing.assert_array_equal(model.simulate(boundaries).table, fresh.table)
 
 
+@pytest.mark.slow
 def test_the_programs_meet_every_cause_of_waiting():
     """On each engine all that can hold it up; a comparison without them says nothing about them."""
     seen: set[tuple[str, str]] = set()
