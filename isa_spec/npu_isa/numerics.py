@@ -38,8 +38,9 @@ def lower(q: IntArray, s: IntArray | int, *, unsigned: bool) -> IntArray:
 def dynamic_shift(group: IntArray, *, unsigned: bool, clipped: bool = False) -> IntArray:
     """Return the position that the values of a group ask for: the bit length of their magnitudes less the bits kept.
 
-    The magnitude of a negative x is ~x; magnitudes are joined by OR, as a tree of gates does. 4 bits are kept of unsigned
-    values, 3 beside the sign. `clipped` takes one position less: the largest values clip, the others keep a bit more.
+    The magnitude of a negative x is ~x; magnitudes are joined by OR, as a tree of gates does. 4 bits are kept of
+    unsigned values, 3 beside the sign. `clipped` takes one position less: the largest values clip, the others keep a
+    bit more.
 
     Args:
         group: 8-bit values, last axis the 16 channels of a group.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER, lower, requantize, round_shift
+from npu_isa.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER, dynamic_shift, lower, requantize, round_shift
 
 BYTES = np.arange(-128, 256)
 INT32 = (-(1 << 31), (1 << 31) - 1)
@@ -93,3 +93,20 @@ def test_requantize_has_its_channels_on_the_last_axis():
     got = requantize(acc, np.array([0, 10, 20]), np.array([1, 2, 3]), np.array([1, 1, 2]), -128, 127)
     expected = [[[scaled(a, 10 * c, c + 1, (1, 1, 2)[c], -128, 127) for c, a in enumerate(p)] for p in r] for r in acc]
     assert got.tolist() == expected
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_dynamic_shift_of_every_byte_among_zeros_and_of_random_groups(unsigned, clipped):
+    """One value alone sets the position; a group's is that of its largest magnitude (OR keeps the top bit)."""
+    values = range(256) if unsigned else range(-128, 128)
+    rng = np.random.default_rng(0)
+    groups = [[v] + [0] * 15 for v in values] + (rng.integers(min(values), max(values) + 1, (500, 16)) >> 2).tolist()
+    got = dynamic_shift(np.array(groups), unsigned=unsigned, clipped=clipped)
+    for group, shift in zip(groups, got.tolist(), strict=True):
+        bits = max((~v if v < 0 else v).bit_length() for v in group)
+        assert shift == max(bits - (4 if unsigned else 3) - clipped, 0)
+        if not clipped:  # nothing loses more than rounding: half a step, and the clamp of a value rounded up past 15
+            step = 1 << shift
+            lowered = lower(np.array(group), shift, unsigned=unsigned)
+            assert np.abs(lowered - np.array(group)).max() <= step
