@@ -16,11 +16,17 @@ from npu_runtime.reporting import report
 from npu_runtime.session import Session
 from npu_runtime.tables import Row, Table, cell
 
+CAPTIONS = {
+    "accuracy.svg": "The dial: what a ratio costs in accuracy and gives in latency.",
+    "layers.svg": "Cycles by which each layer moves the finish line, at each ratio.",
+    "engines.svg": "Cycles of each engine by cause, at each ratio.",
+    "timeline.svg": "When each engine works, at the last ratio.",
+}
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;"
     "text-align:right}td:first-child,th:first-child{text-align:left}figure{margin:1.5rem 0}img{max-width:100%}"
-    "pre{background:#f5f5f5;padding:.7rem;overflow:auto}details{overflow:auto}"
+    "figcaption{color:#555;font-size:13px}pre{background:#f5f5f5;padding:.7rem;overflow:auto}details{overflow:auto}"
 )
 
 
@@ -82,7 +88,9 @@ def _page(runs: RunReport, texts: dict[float, str], layers: dict[float, Table], 
     facts = "".join(f"<li>{escape(k)}: {escape(v)}</li>" for k, v in runs.provenance.items())
     parts = [f"<h1>{escape(runs.provenance['model'])} on {escape(runs.provenance['machine'])}</h1>"]
     parts.append(_table([row.__dict__ for row in runs.rows]))
-    parts += [f'<figure><img src="{p}" alt="{p}"></figure>' for p in plots]
+    parts += [
+        f'<figure><img src="{p}" alt="{CAPTIONS[p]}"><figcaption>{CAPTIONS[p]}</figcaption></figure>' for p in plots
+    ]
     for ratio, text in texts.items():
         parts.append(f"<h2>{ratio:g} % asked</h2><pre>{escape(text)}</pre>")
         parts.append(f"<details><summary>layers</summary>{_table(layers[ratio].rows)}</details>")
