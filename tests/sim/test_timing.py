@@ -6,11 +6,13 @@ of a pass, . waiting, digits parameter rows, ~ pipeline or DRAM latency. The pag
 
 import numpy as np
 import pytest
+from npu_isa.codec import decode
 from npu_isa.errors import ProgramError
 from npu_isa.footprint import regions
-from npu_isa.ops import Op
+from npu_isa.ops import Op, resolve
 from npu_sim.fast.timing import Timing, TimingModel, simulate
 
+from tests.binaries import small_binary
 from tests.hand_programs import ALTERNATION, PORTS, TOKEN_FULL, TWO_CONVS, VECS, hand
 from tests.naive_machine import NaiveMachine
 from tests.naive_timing import DeadlockError, Twin
@@ -224,6 +226,14 @@ def test_equal_to_the_twin(seed):
     case = random_case(seed)
     for boundaries in case.boundaries:
         assert compare(case.ops, case.machine, boundaries).difference is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_compiled_networks_equal_to_the_twin(seed):
+    binary = small_binary(seed)
+    ops = resolve(decode(binary.code))
+    for ratio in (0, 50, 100):
+        assert compare(ops, binary.machine, binary.boundaries_at(ratio)).difference is None
 
 
 @pytest.mark.parametrize("seed", range(3))
