@@ -65,6 +65,7 @@ def accuracy_plot(runs: RunReport) -> bytes:
     axes.set_title(f"{runs.provenance['model']} on {runs.provenance['machine']}: the dial")
     axes.grid(alpha=0.3)
     axes.margins(0.12)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
     return _svg(figure)
 
 
@@ -177,12 +178,13 @@ def ablation_plot(table: "Table") -> bytes:
     figure, axes = _figure(9, 1.2 + 0.3 * len(table.rows))
     values = [r["top1_percent"] for r in table.rows]
     colors = ["#2166ac" if r["step"].startswith(("+", "random")) else "#999999" for r in table.rows]
-    axes.barh(range(len(values)), values, color=colors)
+    axes.scatter(values, range(len(values)), color=colors, zorder=2)  # points: the axis need not start at 0
     for at, value in enumerate(values):
-        axes.annotate(f"{value:.2f}", (value, at), textcoords="offset points", xytext=(3, -3), fontsize=8)
+        axes.annotate(f"{value:.2f}", (value, at), textcoords="offset points", xytext=(7, -3), fontsize=8)
     names = [f"{r['step']} ({r['ratio_percent']:g} %)" for r in table.rows]
     axes.set_yticks(range(len(values)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(max(0.0, min(values) - 5), 101)
+    axes.margins(x=0.12)
+    axes.grid(alpha=0.3)
     axes.set_xlabel("top-1 accuracy (%)")
     return _svg(figure)
