@@ -27,7 +27,7 @@ def this_processor(shape):
 def any_other_processor(shape):
     """As LLVM translates it where no instruction multiplies and adds quads of bytes."""
     emit = partial(kernels._emit_dot, shape)
-    return compiled(kernels._vector_kernel(lambda _target, *rest: emit(("", "", ""), *rest), interpreted(shape)))
+    return compiled(kernels._llvm_kernel(lambda _target, *rest: emit(("", "", ""), *rest), interpreted(shape)))
 
 
 def interpreted(shape):

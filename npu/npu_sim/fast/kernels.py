@@ -34,14 +34,14 @@ ACC, MAC, MAX, SUM = range(4)  # sources of a vec, as in isa.toml
 kernel: Any = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
 
 
-# -- vectors: Numba has none, and what LLVM makes of scalar loops is a third as fast or less. So the innermost kernels
-# are written as LLVM vectors, which LLVM translates for any processor.
+# -- innermost kernels. Numba has no vectors, and what LLVM makes of scalar loops is a third as fast or less. So these
+# are written as LLVM code, which LLVM translates for any processor.
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 BYTES, WORDS, LONGS = (ir.VectorType(kind, VECTOR) for kind in (I8, I32, I64))
 
 
-def _vector_kernel(emit: Callable[..., None], plain: Callable[..., None]) -> Any:
+def _llvm_kernel(emit: Callable[..., None], plain: Callable[..., None]) -> Any:
     """Return a kernel of two arguments: a tuple of arrays and a tuple of int64.
 
     Args:
@@ -52,7 +52,7 @@ def _vector_kernel(emit: Callable[..., None], plain: Callable[..., None]) -> Any
         return plain
 
     @intrinsic
-    def vector_kernel(_context: Any, arrays: Any, numbers: Any) -> tuple[Any, Callable[..., Any]]:
+    def llvm_kernel(_context: Any, arrays: Any, numbers: Any) -> tuple[Any, Callable[..., Any]]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             values, integers = (cgutils.unpack_tuple(builder, argument) for argument in arguments)
             kinds = zip(signature.args[0], values, strict=True)
@@ -62,7 +62,7 @@ def _vector_kernel(emit: Callable[..., None], plain: Callable[..., None]) -> Any
 
         return types.void(arrays, numbers), generate
 
-    return vector_kernel
+    return llvm_kernel
 
 
 def _load(builder: Any, kind: Any, array: Any, index: Any) -> Any:
@@ -80,6 +80,28 @@ def _splat(builder: Any, kind: Any, value: Any) -> Any:
     """Return a vector that holds `value` in every lane."""
     none, zeros = ir.Constant(kind, ir.Undefined), ir.Constant(WORDS, [0] * VECTOR)
     return builder.shuffle_vector(builder.insert_element(none, value, I32(0)), none, zeros)
+
+
+def _emit_copy(_target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Copy bytes; arrays: target, source; numbers: first byte of the target, of the source, bytes."""
+    to, source = (builder.gep(array, [index]) for array, index in zip(arrays, numbers, strict=False))
+    cgutils.raw_memcpy(builder, to, source, numbers[2], 1)
+
+
+def _plain_copy(arrays: Any, numbers: Any) -> None:
+    (to, source), (first, start, count) = arrays, map(int, numbers)
+    to[first : first + count] = source[start : start + count]
+
+
+def _emit_fill(_target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Fill bytes; arrays: target; numbers: first byte, bytes, value."""
+    first, count, value = numbers
+    cgutils.memset(builder, builder.gep(arrays[0], [first]), count, builder.trunc(value, I8))
+
+
+def _plain_fill(arrays: Any, numbers: Any) -> None:
+    first, count, value = map(int, numbers)
+    arrays[0][first : first + count] = value
 
 
 def _emit_dot(shape: tuple[int, int], target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
@@ -288,19 +310,20 @@ def _plain_write(wide: bool, arrays: Any, numbers: Any) -> None:
         act[to + GROUP] = values >> 8 & 255
 
 
+_copy, _fill = _llvm_kernel(_emit_copy, _plain_copy), _llvm_kernel(_emit_fill, _plain_fill)
 _dot_narrow, _dot_wide = (
-    _vector_kernel(partial(_emit_dot, shape), partial(_plain_dot, shape[1])) for shape in (NARROW, WIDE)
+    _llvm_kernel(partial(_emit_dot, shape), partial(_plain_dot, shape[1])) for shape in (NARROW, WIDE)
 )
 _window_sum, _window_largest = (
-    _vector_kernel(partial(_emit_window, largest), partial(_plain_window, largest)) for largest in (False, True)
+    _llvm_kernel(partial(_emit_window, largest), partial(_plain_window, largest)) for largest in (False, True)
 )
 _scale, _scale_leaky, _scale_residual, _scale_residual_leaky = (
-    _vector_kernel(partial(_emit_scale, residual, leaky), partial(_plain_scale, residual, leaky))
+    _llvm_kernel(partial(_emit_scale, residual, leaky), partial(_plain_scale, residual, leaky))
     for residual in (False, True)
     for leaky in (False, True)
 )
 _write_bytes, _write_wide = (
-    _vector_kernel(partial(_emit_write, wide), partial(_plain_write, wide)) for wide in (False, True)
+    _llvm_kernel(partial(_emit_write, wide), partial(_plain_write, wide)) for wide in (False, True)
 )
 
 
@@ -326,8 +349,7 @@ def _gather(conv: Record, segments: Array, lowering: Array, act: Array, patch: A
     part_cols, part_col_step, in_w = conv["part_cols"], conv["part_col_step"], conv["in_w"]
     row, step = conv["col_parts"] * part_cols * pixel, part_col_step * conv["source_col"]
     if conv["padded"]:
-        for b in range(conv["row_parts"] * part_rows * row):
-            patch[U64(first + b)] = flip
+        _fill((patch,), (first, conv["row_parts"] * part_rows * row, flip))
     for tx in range(conv["col_parts"]):
         x = conv["x"] + tx * conv["col_step"]
         col, col_end = _inside(x, part_col_step, part_cols, in_w)
@@ -479,12 +501,6 @@ def _write_some(window: Array, act: Array, wide: int, places: tuple[int, int, in
 
 
 @kernel
-def _copy(to: Array, first: int, source: Array, start: int, count: int) -> None:
-    for b in range(count):
-        to[U64(first + b)] = source[U64(start + b)]
-
-
-@kernel
 def _load_or_store(p: Program, t: Record, m: Memory, store: bool) -> None:
     """Copy rows of runs of bytes between DRAM and the activation memory."""
     constants, run = p.constants, t["run"]
@@ -493,11 +509,11 @@ def _load_or_store(p: Program, t: Record, m: Memory, store: bool) -> None:
             dram = t["dram"] + r * t["dram_row"] + c * t["dram_col"] - constants.size
             act = t["act"] + r * t["act_row"] + c * t["act_col"]
             if store:
-                _copy(m.dram, dram, m.act, act, run)
+                _copy((m.dram, m.act), (dram, act, run))
                 continue
             constant = min(max(-dram, 0), run)
-            _copy(m.act, act, constants, dram + constants.size, constant)
-            _copy(m.act, act + constant, m.dram, dram + constant, run - constant)
+            _copy((m.act, constants), (act, dram + constants.size, constant))
+            _copy((m.act, m.dram), (act + constant, dram + constant, run - constant))
 
 
 @kernel
@@ -509,14 +525,13 @@ def _fold(p: Program, t: Record, m: Memory) -> None:
     for r in range(t["rows"]):
         for c in range(t["cols"]):
             at = t["act"] + r * t["act_row"] + c * t["act_col"]
-            for b in range(t["words"]):
-                act[U64(at + b)] = 0
+            _fill((act,), (at, t["words"], 0))
             y, x = t["y"] + r * t["stride_y"], t["x"] + c * t["stride_x"]
-            first, end = max(0, -x), min(t["kernel_w"], in_w - x)
-            for ky in range(max(0, -y), min(t["kernel_h"], in_h - y)):
+            first, end = _inside(x, 1, t["kernel_w"], in_w)
+            for ky in range(*_inside(y, 1, t["kernel_h"], in_h)):
                 source = image + ((y + ky) * in_w + x + first) * channels
                 target = at + (ky * t["kernel_w"] + first) * channels
-                _copy(act, target, m.dram, source, (end - first) * channels)
+                _copy((act, m.dram), (target, source, (end - first) * channels))
 
 
 # -- the program
@@ -538,7 +553,7 @@ def run(
     """
     for image in range(images.shape[0]):
         if first == 0:
-            _copy(m.dram, input_at, images[image], 0, images.shape[1])
+            _copy((m.dram, images[image]), (input_at, 0, images.shape[1]))
         for s in range(first, end):
             kind, row = p.steps[s]["kind"], p.steps[s]["row"]
             if kind == CONV:
@@ -550,4 +565,4 @@ def run(
             else:
                 _load_or_store(p, p.transfers[row], m, kind == STORE)
         if end == p.steps.size:
-            _copy(outputs[image], 0, m.dram, output_at, outputs.shape[1])
+            _copy((outputs[image], m.dram), (0, output_at, outputs.shape[1]))
