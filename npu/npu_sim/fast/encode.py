@@ -117,7 +117,7 @@ class Encoder:
 
     def __init__(self, ops: Sequence[Op], machine: MachineConfig, constants: U8) -> None:
         self._machine = machine
-        self._constants = np.ascontiguousarray(constants)
+        self._constants = np.require(constants, np.uint8, ["C", "W"])  # read-only ones would be compiled for once more
         columns = machine.array_cols
         self._acc_width = VECTOR if columns <= VECTOR else _round_up(columns, 2 * VECTOR)
         # DRAM byte that a word of the weight memory comes from, less 16 x its address: constant within one load

@@ -411,14 +411,14 @@ def _conv(p: Program, conv: Record, m: Memory) -> None:
     acc = conv["acc"] * width
     arrays = (m.patch, m.pixels, p.weights, p.starts, m.acc)
     if vectors == 1:
-        for k in range(0, pixels, 16):
-            block = (k, min(16, pixels - k), weight, start, acc + k * width, width, accumulate)
+        for k in range(0, pixels, NARROW[0]):
+            block = (k, min(NARROW[0], pixels - k), weight, start, acc + k * width, width, accumulate)
             _dot_narrow(arrays, block + taps)
     else:
         for c in range(0, vectors * VECTOR, 2 * VECTOR):
             column = weight + c * taps[0] * taps[2] * taps[4]
-            for k in range(0, pixels, 8):
-                block = (k, min(8, pixels - k), column, start + c, acc + k * width + c, width, accumulate)
+            for k in range(0, pixels, WIDE[0]):
+                block = (k, min(WIDE[0], pixels - k), column, start + c, acc + k * width + c, width, accumulate)
                 _dot_wide(arrays, block + taps)
     if not accumulate and vectors * VECTOR < width:
         for k in range(acc, acc + pixels * width, width):

@@ -78,7 +78,7 @@ class Values:
         Returns:
             uint8 (N, output_bytes): the output's bytes in DRAM.
         """
-        images = np.ascontiguousarray(images)
+        images = np.require(images, np.uint8, ["C", "W"])
         outputs = np.empty((len(images), output_bytes), np.uint8)
         base = self._program.constants.size
         end = len(self._program.steps)
