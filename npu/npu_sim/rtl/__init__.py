@@ -1,0 +1,1 @@
+"""The matrix engine in SystemVerilog, run under Verilator: see isa_spec/RTL.md."""

@@ -1,0 +1,125 @@
+"""What the matrix engine meets from outside during a program, cycle by cycle, for the driver.
+
+The other engines are not in RTL: their tokens, ports, memory writes and accumulator reads are replayed at the times of
+a `Timing` of the whole program.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from npu_isa.codec import encode
+from npu_isa.footprint import regions
+from npu_isa.machine import ACT_REGIONS, WORD_BYTES, MachineConfig
+from npu_isa.ops import Conv, Engine, Instruction, Memory, Op, Source, Vec
+from npu_isa.timing import param_rows
+from numpy.typing import NDArray
+
+from npu_sim.fast import events as times
+from npu_sim.fast.timing import Timing
+
+SLACK_CYCLES = 1000  # beyond the end that is expected
+
+
+class Event(IntEnum):
+    """Kinds of events, as in driver.cpp."""
+
+    PUT = 0
+    TOKEN = 1
+    TAKEN = 2
+    BUSY = 3
+    WRITE_ACT = 4
+    WRITE_WEIGHT = 5
+    READ_ACC = 6
+
+
+@dataclass(frozen=True)
+class Written:
+    """Bytes that an operation of another engine leaves in a memory.
+
+    Attributes:
+        memory: Memory.ACT or Memory.WEIGHT.
+        first: address of the first word of 16 bytes.
+        data: uint8, whole words.
+    """
+
+    memory: Memory
+    first: int
+    data: NDArray[np.uint8]
+
+
+Writes = Mapping[int, Sequence[Written]]
+
+
+def stimulus(
+    instructions: Sequence[Instruction],
+    ops: Sequence[Op],
+    machine: MachineConfig,
+    timing: Timing,
+    writes: Writes,
+    boundaries: Sequence[int],
+) -> bytes:
+    """Return the driver's input.
+
+    Args:
+        instructions, ops: the program and its resolved operations, of one length.
+        timing: times of all operations at `boundaries`.
+        writes: per index of an operation, what it writes to activation and weight memory; it is there from the end of
+            the operation's work on.
+    """
+    events: list[tuple[int, int, int, int, int]] = []
+    blob = bytearray()
+    words = encode(instructions)
+
+    def put(data: NDArray[np.uint8]) -> tuple[int, int]:
+        at = len(blob)
+        blob.extend(data.tobytes())
+        return at, data.size
+
+    for op, row in zip(ops, timing.table, strict=False):  # the halt has no row
+        if op.engine == Engine.MATRIX:
+            events.append((int(row[times.DISPATCH]), Event.PUT, put(words[op.index])[0], 0, 0))
+            continue
+        if op.push >> Engine.MATRIX & 1:
+            events.append((int(row[times.END]), Event.TOKEN, op.engine, 0, 0))
+        if op.pop >> Engine.MATRIX & 1:
+            events.append((int(row[times.TOKENS]), Event.TAKEN, op.engine, 0, 0))
+        for w in writes.get(op.index, ()):
+            kind = Event.WRITE_ACT if w.memory == Memory.ACT else Event.WRITE_WEIGHT
+            events.append((int(row[times.WORK_END]), kind, w.first * WORD_BYTES, *put(w.data)))
+        if isinstance(op, Vec) and op.geom.source == Source.ACC:
+            first, step = int(row[times.START]) + param_rows(op.geom), 1 + op.geom.wide
+            events += [(first + i * step, Event.READ_ACC, op.acc_half, op.src_base + i, 0) for i in range(op.pixels)]
+    events += _busy(ops, machine, timing)
+    events.sort(key=lambda e: e[:2])
+    convs = [(op.acc_half, op.acc_row, op.pixels) for op in ops if isinstance(op, Conv)]
+    matrix = sum(op.engine == Engine.MATRIX for op in ops[: len(timing.table)])
+    limit = timing.total_cycles + SLACK_CYCLES
+    header = (
+        *(len(events), len(blob), len(boundaries), len(convs), matrix, limit),
+        *(machine.act_words, machine.weight_memory_bytes),
+    )
+    parts = (header, boundaries, convs, events)
+    return b"".join(np.array(p, "<i8").tobytes() for p in parts) + bytes(blob)
+
+
+def _busy(ops: Sequence[Op], machine: MachineConfig, timing: Timing) -> list[tuple[int, int, int, int, int]]:
+    """Return when the read ports held by others change.
+
+    The matrix engine comes first in a cycle: a port is held against it from the cycle after the other's start on.
+    """
+    change: dict[int, list[int]] = {}
+    for op, row in zip(ops, timing.table, strict=False):
+        if op.engine == Engine.MATRIX:
+            continue
+        reads = regions(op, machine)[0]
+        for at, step in ((int(row[times.START]) + 1, 1), (int(row[times.WORK_END]), -1)):
+            steps = change.setdefault(at, [0] * ACT_REGIONS)
+            for r in range(ACT_REGIONS):
+                steps[r] += step * (reads >> r & 1)
+    held, found = [0] * ACT_REGIONS, []
+    for at in sorted(change):
+        held = [h + s for h, s in zip(held, change[at], strict=True)]
+        found.append((at, int(Event.BUSY), sum(1 << r for r in range(ACT_REGIONS) if held[r]), 0, 0))
+    return found

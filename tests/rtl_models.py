@@ -1,0 +1,95 @@
+"""The RTL against the fast simulator's times and the naive machine's memories, on random programs."""
+
+from dataclasses import replace
+
+import numpy as np
+from npu_isa.footprint import footprint
+from npu_isa.machine import MachineConfig
+from npu_isa.ops import Conv, Memory, Op
+from npu_sim.fast.timing import simulate
+from npu_sim.rtl.build import RtlError, find_toolchain
+from npu_sim.rtl.compare import Agreement, compare
+from npu_sim.rtl.run import RtlRun, run
+from npu_sim.rtl.stimulus import Written
+
+from tests.naive_machine import NaiveMachine
+from tests.programs import RandomProgram, random_machine, random_program
+
+WORD = 16
+
+# What the RTL is compiled for: all else of a random machine stays random. Sizes that do not divide each other, banks
+# that collide, queues and token FIFOs that fill up.
+SMALL = (
+    {"array_rows": 2, "array_cols": 2, "weight_rows_per_cycle": 2, "act_banks": 1, "acc_rows": 19, "queue_depth": 2},
+    {"array_rows": 4, "array_cols": 4, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 25, "token_depth": 3},
+    {"array_rows": 8, "array_cols": 8, "weight_rows_per_cycle": 1, "act_banks": 4, "acc_rows": 33, "queue_depth": 3},
+    {"array_rows": 16, "array_cols": 16, "weight_rows_per_cycle": 2, "act_banks": 2, "acc_rows": 32, "queue_depth": 5},
+    {"array_rows": 32, "array_cols": 8, "weight_rows_per_cycle": 4, "act_banks": 4, "acc_rows": 40, "queue_depth": 4},
+)
+COMMON = {"queue_depth": 4, "token_depth": 2}
+
+
+def missing_tools() -> str:
+    """Return why the RTL cannot be run here, "" if it can."""
+    try:
+        find_toolchain()
+    except RtlError as error:
+        return str(error)
+    return ""
+
+
+def restrict(machine: MachineConfig, sizes: dict[str, int]) -> MachineConfig:
+    """Return a machine with the sizes of a compiled RTL."""
+    sizes = COMMON | sizes
+    banks, cols = sizes["act_banks"], sizes["array_cols"]
+    bus = min(machine.dram_bytes_per_cycle, banks * WORD)
+    return replace(
+        machine,
+        **sizes,
+        act_region_bytes=WORD * banks * (140 // banks),
+        param_memory_bytes=4 * cols * machine.param_rows,
+        weight_memory_bytes=WORD * 20 * max(cols, 8) * 2,
+        dram_bytes_per_cycle=bus,
+        dram_burst_bytes=bus * (machine.dram_burst_bytes // machine.dram_bytes_per_cycle),
+    ).check()
+
+
+def random_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[int, ...], np.ndarray]:
+    """Return a random program on a machine of the given sizes, boundaries and an image."""
+    rng = np.random.default_rng(seed)
+    program = random_program(rng, restrict(random_machine(rng), sizes))
+    image = rng.integers(0, 256, program.input_range[1] - program.input_range[0], dtype=np.uint8)
+    if rng.random() < 0.3:
+        image = rng.choice(np.array([0, 127, 128, 255], np.uint8), image.size)
+    return program, program.boundaries(rng), image
+
+
+def naive_memories(
+    p: RandomProgram, boundaries: tuple[int, ...], image: np.ndarray
+) -> tuple[dict[int, list[Written]], dict[int, np.ndarray]]:
+    """Return what the naive machine's other engines write per instruction, and the sums that each conv leaves."""
+    machine = NaiveMachine(p.machine, p.constants.tobytes(), p.dram_bytes)
+    machine.dram[p.input_range[0] : p.input_range[1]] = image.tobytes()
+    writes: dict[int, list[Written]] = {}
+    sums: dict[int, np.ndarray] = {}
+
+    def observe(op: Op, m: NaiveMachine) -> None:
+        if isinstance(op, Conv):
+            rows = m.acc[op.acc_half][op.acc_row : op.acc_row + op.pixels]
+            sums[op.index] = np.array(rows, np.int64).astype(np.int32)
+        for a in footprint(op, p.machine):
+            memory = {Memory.ACT: m.act, Memory.WEIGHT: m.weights}.get(a.memory)
+            if a.write and memory is not None:
+                data = np.frombuffer(bytes(memory[a.first * WORD : a.end * WORD]), np.uint8)
+                writes.setdefault(op.index, []).append(Written(a.memory, a.first, data))
+
+    machine.run(p.ops, boundaries, observe)
+    return writes, sums
+
+
+def run_case(p: RandomProgram, boundaries: tuple[int, ...], image: np.ndarray, **how) -> tuple[RtlRun, Agreement]:
+    """Run a program on the RTL and compare everything; `how` as in `npu_sim.rtl.run.run`."""
+    timing = simulate(p.ops, p.machine, boundaries)
+    writes, sums = naive_memories(p, boundaries, image)
+    rtl = run(p.instructions, p.machine, timing, writes, boundaries, **how)
+    return rtl, compare(rtl, p.ops, p.machine, timing, sums, boundaries)
