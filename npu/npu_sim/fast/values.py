@@ -5,7 +5,7 @@ operands; the sums equal those of the segments, by distributivity. Each thread h
 for a core's cache, and takes the next images when it is done.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import Any
@@ -106,6 +106,25 @@ class Values:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(threads)))
         return outputs
+
+    def steps(self, image: U8, input_address: int) -> Iterator[tuple[Op, U8, Array]]:
+        """Execute the program for one image, operation by operation; setups and loads of constants are left out.
+
+        Args:
+            image: uint8 (bytes,), written to DRAM at `input_address`.
+            input_address: DRAM byte address.
+
+        Yields:
+            the operation, the activation memory after it, uint8 (bytes,), and the accumulators, int32 (halves, rows,
+            columns): views of memories that go on changing. Columns without a weight are left as they were.
+        """
+        machine, memory, nothing = self._machine, self._memory(), np.empty((1, 0), np.uint8)
+        acc = memory.acc.reshape(2, machine.acc_rows, -1)[..., : machine.array_cols]
+        at = input_address - self._program.constants.size
+        images = np.require(image[None], np.uint8, ["C", "W"])
+        for i, op in enumerate(self._encoder.ops):
+            kernels.run(self._program, memory, i, i + 1, images, at, nothing, 0)
+            yield op, memory.act[: machine.act_words * WORD_BYTES], acc
 
     def _observed(self, count: int, execute: Callable[[Memory, slice, int, int], None], observe: Observe) -> None:
         """Execute vec by vec, all images up to the same one."""
