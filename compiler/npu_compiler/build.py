@@ -1,7 +1,6 @@
 """Builds the 8-bit quantized graph, node by node, once every tensor has its scale."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from npu_compiler.options import QuantizeOptions
 from npu_compiler.prepare import Map, Prepared, dense_map, is_depthwise
 from npu_compiler.qgraph import (
     I8,
-    I32,
     U8,
     Epilogue,
     Preprocess,
@@ -332,12 +330,10 @@ class _Builder:
     def _move(self, node: Crop | Channels) -> None:
         """Append a crop or a choice of channels; the two after each other become one 0/1 convolution."""
         users = self.graph.users(node.out)
-        if len(users) == 1 and self._joins(node, users[0]):
+        if len(users) == 1 and isinstance(users[0], Crop | Channels) and self._taken_by(users[0]) is node:
             return  # the user does both
-        before = self.made.get(node.src)
-        parts: list[Crop | Channels] = [node]
-        if isinstance(before, Crop | Channels) and self._joins(before, node) and len(self.graph.users(before.out)) == 1:
-            parts = [before, node]
+        before = self._taken_by(node)
+        parts = [node] if before is None else [before, node]
         crop = next((p for p in parts if isinstance(p, Crop)), None)
         choice = next((p for p in parts if isinstance(p, Channels)), None)
         onnx_nodes = tuple(dict.fromkeys(n for p in parts for n in p.onnx_nodes))
@@ -350,10 +346,17 @@ class _Builder:
         weight = self._choice(choice, src, node.out)
         self.nodes.append(QConv(node.name, node.out, onnx_nodes, src, weight, window, epilogue, None, None, 0))
 
-    def _joins(self, first: Node, second: Node) -> bool:
-        """Whether two moves become one: one crop and one choice, with one rounding at most."""
-        pair = {type(first), type(second)}
-        return pair == {Crop, Channels} and self.quant[first.out] == self.quant[second.out]
+    def _taken_by(self, node: Crop | Channels) -> Crop | Channels | None:
+        """Return the move before a move that becomes one with it: one crop, one choice, with one rounding at most.
+
+        Of three in a row the first two join.
+        """
+        before = self.made.get(node.src)
+        if not isinstance(before, Crop | Channels) or type(before) is type(node):
+            return None
+        if self.quant[before.out] != self.quant[node.out] or len(self.graph.users(before.out)) != 1:
+            return None
+        return None if self._taken_by(before) is not None else before
 
     def _choice(self, node: Channels, src: str, out: str) -> I8:
         weight = np.zeros((len(node.source), 1, 1, max(self.tensors[src].channel_map) + 1), np.int8)
@@ -362,8 +365,3 @@ class _Builder:
                 weight[channel, 0, 0, source] = 1
         placed = scatter(scatter(weight, self.maps[out], 0), self.tensors[src].channel_map, 3)
         return np.asarray(placed, np.int8)
-
-
-def with_bias(node: QConv, bias: I32) -> QConv:
-    """Return the node with another bias."""
-    return replace(node, epilogue=replace(node.epilogue, bias=bias))

@@ -111,6 +111,20 @@ def test_random_networks_become_valid_and_close(tmp_path_factory, case):
         assert decibels(want, in_8_bits(quantized, pixels)) > 12
 
 
+def test_three_moves_in_a_row(tmp_path):
+    """Space, channels, space: two of them become one convolution, the third stays a node of its own."""
+    net = Net((3, 12, 12))
+    x = net.conv("x", 3, 16, (1, 1))
+    for pads in ([0, 0, 1, 1] * 2, [0, 2, 0, 0] * 2, [0, 0, -2, 0, 0, 0, 0, -1], [0, -1, 0, 0] * 2):
+        x = net.node("Pad", x, net.constant(pads, np.int64))
+    graph = read(net.model(net.node("Relu", x)), tmp_path)
+    pixels = images(8)
+    quantized = quantize(graph, pixels, PIXELS, PLAIN)
+    verify_quantized(quantized, "net")
+    want = evaluate(graph, model_input(pixels))[graph.output]
+    assert decibels(want, in_8_bits(quantized, pixels)) > 27
+
+
 def test_network_that_normalizes_its_image_loses_nothing(tmp_path):
     """The factor and shift of the image move into the pixel table; the convolution gathers the image while it loads."""
     net = Net((3, 12, 12))
