@@ -161,7 +161,8 @@ class Session:
                 f"images are {images.dtype} of shape {tuple(images.shape)}",
                 hint=f"the model takes uint8 of shape (N, {want[0]}, {want[1]}, {want[2]})",
             )
-        return info.table[np.arange(info.channels), images]
+        bytes_of = [np.take(row, images[..., channel]) for channel, row in enumerate(info.table)]
+        return np.ascontiguousarray(np.stack(bytes_of, axis=-1))
 
     def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Array:
         """Return the outputs of images, in the units of the model.
@@ -203,7 +204,7 @@ class Session:
 
         cache = Path(npu_sim.fast.__file__).parent / "__pycache__"
         if not any(cache.glob("kernels.*.nbi")):
-            self._notify("compiling the simulator (first run only, about 20 seconds) ...")
+            self._notify("compiling the simulator (first run only, about 10 seconds) ...")
         self._notify = None
 
 

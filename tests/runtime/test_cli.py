@@ -195,7 +195,7 @@ def wrong_calls(folder: Path, digits_file: Path):
     yield (*compiled, "--percentile", "20", "--method", "percentile"), 1, "error: percentile 20.0"
     yield (*compiled, "--print-after", "lunch"), 2, "error: --print-after: no stage 'lunch'; stages: import, "
     yield compiled[:-2], 2, "error: give -o FILE.npubin, or --print-after STAGE"
-    yield compiled[:2], 2, "error: an ONNX model needs --calibration DATA"
+    yield (*compiled[:2], *compiled[4:]), 2, "error: an ONNX model needs --calibration DATA"
     yield (*compiled[:-1], folder / "no" / "out.npubin"), 1, f"error: {folder}/no/out.npubin: cannot write: "
     yield ("hardware", "check", folder / "odd.toml"), 1, f"error: {folder}/odd.toml: "
     yield ("asm", folder / "no.s", "-o", folder / "out.npubin"), 1, f"error: {folder}/no.s: cannot read: "
