@@ -122,7 +122,7 @@ STEPS = (_conv, _conv, _batchnorm, _activation, _pool, _add, _residual, _concat,
 
 
 def _no_head(net: Net, draw: Draw, last: Tensor) -> str:
-    return last[0] if last[0] != "x" else net.node("Relu", "x")
+    return net.node("Relu", last[0])  # a network must compute something
 
 
 def _flat_head(net: Net, draw: Draw, last: Tensor) -> str:

@@ -16,7 +16,7 @@ from npu_compiler.options import QuantizeOptions
 from npu_compiler.prepare import Prepared, is_depthwise, prepare
 from npu_compiler.qdump import dump
 from npu_compiler.qgraph import U8, Preprocess, QuantizedGraph
-from npu_compiler.scales import aligned_scale, demands, method_scale, non_negative
+from npu_compiler.scales import aligned_scale, demands, method_scale, non_negative, within_reach
 from npu_compiler.select import Study
 
 __all__ = ["QuantizeOptions", "dump", "quantize", "study"]
@@ -135,4 +135,4 @@ def choose_scales(
                 base = aligned_scale(base, total, [readers[t] for t in tensors if t in readers], signs[name])
             chosen = TensorQuant(base, signs[name])
         quant |= dict.fromkeys(tensors, chosen)
-    return quant, {t: seen[t].histogram for t in by_channel}
+    return within_reach(prepared, quant), {t: seen[t].histogram for t in by_channel}

@@ -5,7 +5,7 @@ positions are powers of two, so how the range of a group of channels meets one d
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,21 @@ from numpy.typing import NDArray
 
 from npu_compiler import uniform
 from npu_compiler.calibrate import F64, Histogram
-from npu_compiler.graph import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
+from npu_compiler.graph import (
+    Act,
+    Activation,
+    Add,
+    Affine,
+    Channels,
+    Concat,
+    Conv,
+    Crop,
+    Graph,
+    Node,
+    Pool,
+    TensorQuant,
+    inputs,
+)
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.prepare import Prepared
 from npu_compiler.qgraph import GROUP
@@ -23,6 +37,7 @@ MSE_FACTORS = np.linspace(0.3, 1.0, 71)
 ALIGN_FACTORS = 2.0 ** np.linspace(-0.5, 0.5, 33)
 WEIGHT_ALIGN_FACTORS = 2.0 ** np.linspace(0.0, 0.25, 9)  # never below 1, which would clip weights in 8 bits
 LOSS_8BIT = 1.3  # the aligned scale may cost this many times the 8-bit error of the best one
+REACH = 16000.0  # below half of MAX_MULTIPLIER: the largest factor from an operand's step to the output's
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
 BLOCK_ELEMENTS = 1 << 16
 
@@ -65,6 +80,34 @@ def _node_non_negative(node: Node, operands: Sequence[bool]) -> bool:
 
 def _clips_negative(act: Activation) -> bool:
     return act.kind == "clip" and act.low >= 0
+
+
+def within_reach(prepared: Prepared, quant: Mapping[str, TensorQuant]) -> dict[str, TensorQuant]:
+    """Raise scales until no output step is REACH times smaller than a step of what it is made of.
+
+    Such a tensor hardly leaves zero on the calibration images; the multipliers cannot bring sums down to its steps.
+    Scales that a QDQ model fixes stay.
+    """
+    graph, classes = prepared.graph, prepared.classes
+    scale = {classes[t]: q.scale for t, q in quant.items()}
+    gains = {n.name: _gain(n) for n in graph.nodes}
+    for _ in graph.nodes:  # a raised scale raises those after it; more rounds than nodes are never needed
+        before = dict(scale)
+        for node in graph.nodes:
+            least = max(scale[classes[t]] for t in inputs(node)) * gains[node.name] / REACH
+            if classes[node.out] not in graph.quant:
+                scale[classes[node.out]] = max(scale[classes[node.out]], least)
+        if scale == before:
+            break
+    return {t: replace(q, scale=scale[classes[t]]) for t, q in quant.items()}
+
+
+def _gain(node: Node) -> float:
+    """Return the most that one step of a weight can stand for, 1 for nodes without weights."""
+    match node:
+        case Conv(weight=factors) | Affine(scale=factors):
+            return max(1.0, float(np.abs(factors).max()) / 127 * float(WEIGHT_ALIGN_FACTORS.max()))
+    return 1.0
 
 
 def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, options: QuantizeOptions) -> float:

@@ -125,6 +125,19 @@ def test_three_moves_in_a_row(tmp_path):
     assert decibels(want, in_8_bits(quantized, pixels)) > 27
 
 
+def test_tensor_that_hardly_leaves_zero(tmp_path):
+    """Its own range would ask for steps that no multiplier reaches; it gets the finest that one does."""
+    net = Net((3, 12, 12))
+    conv = net.node("Conv", "x", net.constant(np.eye(3).reshape(3, 3, 1, 1)), net.constant([-2.19999] * 3))
+    graph = read(net.model(net.node("Relu", net.node("MaxPool", conv, kernel_shape=[1, 1]))), tmp_path)
+    pixels = np.full((4, 12, 12, 3), 128, np.uint8)
+    pixels[0, 0, 0] = 255, 0, 0  # (1 - 0.4) / 0.25 = 2.4: the only value above zero, barely
+    small = replace(PIXELS, mean=(0.45000001,) * 3, std=(0.25,) * 3)
+    quantized = quantize(graph, pixels, small, PLAIN)
+    assert quantized.tensors[quantized.output].scale >= quantized.tensors[quantized.nodes[-1].inputs[0]].scale / 16000
+    verify_quantized(quantized, "net")
+
+
 def test_network_that_normalizes_its_image_loses_nothing(tmp_path):
     """The factor and shift of the image move into the pixel table; the convolution gathers the image while it loads."""
     net = Net((3, 12, 12))
