@@ -1,0 +1,1 @@
+"""Register-level simulator: every register of the machine, stepped at each clock edge; the reference for time."""
