@@ -138,7 +138,9 @@ class TimingModel:
         if total < 0:
             stuck = [op.index for op, t in zip(self.ops, times, strict=True) if t[events.END] == events.NEVER]
             raise ProgramError(
-                "deadlock: nothing can go on", f"instruction {stuck[0]}", "check the tokens; `npu inspect` says who waits"
+                "deadlock: nothing can go on",
+                f"instruction {stuck[0]}",
+                "check the tokens; `npu inspect` says who waits",
             )
         return Timing(int(total), times, stream, bank, short, dram, passes)
 
