@@ -1,19 +1,21 @@
 """The RTL against the fast simulator's times and the naive machine's memories, on random programs."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 from npu_isa.footprint import footprint
 from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Memory, Op
+from npu_isa.ops import Conv, Engine, Memory, Op, Source, resolve
 from npu_sim.fast.timing import simulate
 from npu_sim.rtl.build import RtlError, find_toolchain
 from npu_sim.rtl.compare import Agreement, compare
 from npu_sim.rtl.run import RtlRun, run
 from npu_sim.rtl.stimulus import Written
 
+from tests.bench_programs import NO_PAD, ONE_TAP, Bench
 from tests.naive_machine import NaiveMachine
-from tests.programs import RandomProgram, random_machine, random_program
+from tests.programs import RandomProgram, one_more, random_machine, random_program
 
 WORD = 16
 
@@ -22,9 +24,10 @@ WORD = 16
 SMALL = (
     {"array_rows": 2, "array_cols": 2, "weight_rows_per_cycle": 2, "act_banks": 1, "acc_rows": 19, "queue_depth": 2},
     {"array_rows": 4, "array_cols": 4, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 25, "token_depth": 3},
-    {"array_rows": 8, "array_cols": 8, "weight_rows_per_cycle": 1, "act_banks": 4, "acc_rows": 33, "queue_depth": 3},
-    {"array_rows": 16, "array_cols": 16, "weight_rows_per_cycle": 2, "act_banks": 2, "acc_rows": 32, "queue_depth": 5},
-    {"array_rows": 32, "array_cols": 8, "weight_rows_per_cycle": 4, "act_banks": 4, "acc_rows": 40, "queue_depth": 4},
+    {"array_rows": 8, "array_cols": 8, "weight_rows_per_cycle": 8, "act_banks": 4, "acc_rows": 33, "queue_depth": 3},
+    {"array_rows": 16, "array_cols": 16, "weight_rows_per_cycle": 2, "act_banks": 2, "acc_rows": 32, "token_depth": 4},
+    {"array_rows": 24, "array_cols": 2, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 30, "queue_depth": 6},
+    {"array_rows": 32, "array_cols": 4, "weight_rows_per_cycle": 4, "act_banks": 4, "acc_rows": 40, "queue_depth": 3},
 )
 COMMON = {"queue_depth": 4, "token_depth": 2}
 
@@ -62,6 +65,54 @@ def random_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[
     if rng.random() < 0.3:
         image = rng.choice(np.array([0, 127, 128, 255], np.uint8), image.size)
     return program, program.boundaries(rng), image
+
+
+def token_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[int, ...], np.ndarray]:
+    """Return a program of tiny instructions with as many random tokens as the FIFOs hold: FIFOs and queues fill up.
+
+    Nothing is computed (weights and activations are zero), so its races do not matter.
+    """
+    rng = np.random.default_rng(seed)
+    machine = restrict(random_machine(rng), sizes)
+    bench = Bench(machine)
+    params = bench.params(bias=0, mult=1, shift=1, second=0)
+    window = {"kernel_h": 3, "kernel_w": 3, "in_h": 3, "in_w": 3}  # slow: the matrix engine runs ahead of it
+    bench.vgeom(Source.SUM, **window)
+    row = {"row_pitch": 0, "pixel_pitch": 1, "register": 255, "unsigned": 0, "tap_fastest": 0}
+    bench.put("geom", **(ONE_TAP | NO_PAD | row))
+    bench.put("groups", first=0, group=(0,) * 16, shift=(0,) * 16)
+    zero = dict.fromkeys(("act_base", "act_row0", "out_y", "out_x", "acc_half", "acc_row", "weight_addr"), 0)
+    strides = dict.fromkeys(("dram_row_pitch", "dram_col_pitch", "row_pitch", "col_pitch"), 0)
+    last = machine.act_words - WORD  # in another region than the convs' input
+    for _ in range(80):
+        match rng.choice(["setup", "conv", "vgeom", "vec", "load", "store"], p=[0.35, 0.25, 0.05, 0.2, 0.1, 0.05]):
+            case "setup":
+                bench.put("groups", first=0, group=(0,) * 16, shift=(0,) * 16)
+            case "conv":
+                tile = {"tile_h": 1, "tile_w": int(rng.integers(1, 5)), "accumulate": 0}
+                bench.put("conv", **(zero | tile | {"group_first": 0, "group_count": int(rng.integers(1, 3))}))
+            case "vgeom":
+                bench.vgeom(Source.SUM, **window)
+            case "vec":
+                bench.vec(param_addr=params, src_base=last, out_base=last, tile_w=int(rng.choice([1, 14])))
+            case "load":
+                bench.load(Memory.PARAM, 0, 4 * machine.array_cols, machine.param_rows - 1)
+            case "store":
+                bench.put("store", dram_addr=1 << 15, rows=1, cols=1, run=WORD, addr=last, **strides)
+    bench.put("halt")
+    ops, pop, push = resolve(bench.body)[:-1], [0] * len(bench.body), [0] * len(bench.body)
+    for giver, taker in permutations(range(4), 2):
+        edges: list[tuple[int, int]] = []
+        for _ in range(200 if giver == Engine.MATRIX else 3):
+            edges = one_more(edges, ops, giver, taker, machine, rng)
+        for given, taken in edges:
+            push[given] |= 1 << taker
+            pop[taken] |= 1 << giver
+    code = tuple(replace(ins, pop=pop[i], push=push[i]) for i, ins in enumerate(bench.body))
+    constants = np.frombuffer(bytes(bench.constants), np.uint8)
+    where = (len(constants), len(constants))
+    program = RandomProgram(machine, code, constants, 1 << 16, where, where, 0, {})
+    return program, (), np.zeros(0, np.uint8)
 
 
 def naive_memories(

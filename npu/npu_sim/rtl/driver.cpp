@@ -1,7 +1,7 @@
 // Drives the matrix engine cycle by cycle: replays what the other engines do, answers its memory reads, notes its trace.
 //
 // stdin: int64 header, boundaries, convs (half, first row, pixels), events (cycle, kind, a, b, c) in order of cycles, then
-// bytes that events point into. stdout: int64 header, log (kind, cycle, value), then int32 sums of each conv and of each
+// bytes that events point into. The first argument, if any, is the file for the waveform. stdout: int64 header, log (kind, cycle, value), then int32 sums of each conv and of each
 // read of the vector engine. npu_sim/rtl/stimulus.py and run.py are the other ends of both.
 
 #include <algorithm>
@@ -73,7 +73,7 @@ unsigned field24(const Port& port, size_t index) {
 
 class Bench {
   public:
-    Bench(const std::vector<int64_t>& header, const char* vcd)
+    Bench(const std::vector<int64_t>& header, int count, char** arguments)
         : head(header),
           boundaries(take<int64_t>(head[BOUNDARIES])),
           convs(take<int64_t>(3 * head[CONVS])),
@@ -84,6 +84,8 @@ class Bench {
           acc(2 * ACC_ROWS * COLS),
           sums(head[CONVS]) {
         for (int64_t i = 0; i < head[CONVS]; i++) sums[i].resize(convs[3 * i + 2] * COLS);
+        const char* vcd = count > 1 && arguments[1][0] != '+' ? arguments[1] : nullptr;
+        context.commandArgs(count, arguments);  // $test$plusargs
         context.randReset(2);  // registers without a reset power up with anything
         context.randSeed(1);
         top = new Vengine{&context};
@@ -125,10 +127,11 @@ class Bench {
             top->eval();
             observe();
             answer();
-            dump();
+#if VM_TRACE
+            if (waves) waves->dump(uint64_t(cycle));  // a time unit is a cycle: what all signals are during it
+#endif
             top->clk = 1;
             top->eval();
-            dump();
             deliver();
             if (faulty) break;
             cycle++;
@@ -154,7 +157,7 @@ class Bench {
     std::vector<std::vector<int32_t>> sums;  // of each conv: pixel, column
     std::vector<int32_t> vec_rows;
     std::vector<Record> log;
-    int64_t cycle = -1, next = 0, ended = 0, time = 0;
+    int64_t cycle = -1, next = 0, ended = 0;
     size_t conv_of[COLS] = {};  // convs that each column has finished
     bool was_active = false, faulty = false, vec_reads = false;
     uint8_t act_word[SEGMENTS][WORD] = {}, weight_bytes[2 * WGT_ROWS * COLS] = {}, positions[POSITION_BYTES] = {};
@@ -162,20 +165,11 @@ class Bench {
     VerilatedVcdC* waves = nullptr;
 #endif
 
-    void dump() {
-#if VM_TRACE
-        if (waves) waves->dump(uint64_t(time));
-#endif
-        time++;
-    }
-
     void edge() {  // a clock cycle before cycle 0
         top->clk = 0;
         top->eval();
-        dump();
         top->clk = 1;
         top->eval();
-        dump();
     }
 
     void note(Log kind, int64_t value) {
@@ -243,6 +237,10 @@ class Bench {
 
     // the memories sample their addresses at the end of the cycle
     void answer() {
+        // what nobody asks for is anything
+        std::memset(act_word, 0x55 + int(cycle), sizeof act_word);
+        std::memset(weight_bytes, 0xAA + int(cycle), sizeof weight_bytes);
+        std::memset(positions, 0x33 + int(cycle), sizeof positions);
         int64_t in_bank[BANKS];
         for (int64_t& address : in_bank) address = -1;
         for (int i = 0; i < SEGMENTS; i++) {
@@ -280,7 +278,7 @@ class Bench {
 }  // namespace
 
 int main(int count, char** arguments) {
-    Bench bench(take<int64_t>(HEADER), count > 1 ? arguments[1] : nullptr);
+    Bench bench(take<int64_t>(HEADER), count, arguments);
     const auto begin = std::chrono::steady_clock::now();
     bench.run();
     bench.report(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());

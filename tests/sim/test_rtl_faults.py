@@ -1,0 +1,88 @@
+"""Faults planted in the RTL: each must show as a difference on a few random programs.
+
+The sources are copied with every fault in them, each switched on by an argument of the compiled simulator.
+"""
+
+from functools import cache
+
+import pytest
+from npu_sim.fast.timing import simulate
+from npu_sim.rtl.build import build, sources
+from npu_sim.rtl.compare import Agreement, compare
+from npu_sim.rtl.run import run
+
+from tests.rtl_models import SMALL, missing_tools, naive_memories, random_case, token_case
+
+ARRAY = SMALL[4]  # three segments, three banks
+PROGRAMS = 18
+
+FAULTS = {  # file, expression, wrong expression
+    "shadow weights are overwritten a cycle too early": (
+        *("matrix_control", "npu_pkg::SHADOW_FREE_CYCLES - 1", "npu_pkg::SHADOW_FREE_CYCLES - 2"),
+    ),
+    "extraction does not round": ("lower4", "(5'd1 << s) >> 1", "5'd0"),
+    "s_wgt is not shifted": ("segment", "4'(tag_i.s_act) + 4'(s_wgt)", "4'(tag_i.s_act)"),
+    "unsigned activations are signed": ("multiplier", "act[7] & ~is_unsigned", "act[7]"),
+    "shadow weights are used before the swap": ("pe", "lane_i.flags.swap ? shadow : active", "shadow"),
+    "a token given while one is taken is lost": ("token_inbox", "17'(given[e])", "take ? 17'd0 : 17'(given[e])"),
+    "the end comes a cycle too early": ("matrix_engine", "trace_last[COLS-1]", "trace_last[COLS-2]"),
+    "a word that is read twice takes two turns": ("pass_planner", "!again[j]", "1'b1"),
+    "words of a pixel are not kept": ("act_path", "(arrives_q)", "1'b1"),
+    "column 0 of the image is padding": ("pixel_stream", "x >= 0", "x > 0"),
+    "accumulate overwrites": ("matrix_engine", "pass_first && !conv.accumulate", "pass_first"),
+    "ports of the last taps' region are not taken": ("region_mask", "28'(taps) * 28'(dilation)", "28'd0"),
+    "taps never run fastest": ("entry_walker", "geom.tap_fastest || last_place", "last_place"),
+    "the boundary is not cut to the places covered": ("matrix_control", "below < conv.group_count", "1'b1"),
+    "room counts in the cycle of the pop": (
+        "completion_queue",
+        "room_left[e] == '0",
+        "(room_left[e] | 17'(taken[e])) == '0",
+    ),
+    "accepts while an end waits for room": ("matrix_control", "!end_blocked", "1'b1"),
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_tools()), reason=missing_tools())]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The sources with all faults."""
+    text = {f.stem: f.read_text(encoding="utf-8") for f in sources()}
+    for number, (file, right, wrong) in enumerate(FAULTS.values()):
+        assert text[file].count(right) == 1, (file, right)
+        text[file] = text[file].replace(right, f'($test$plusargs("fault{number:02}") ? ({wrong}) : ({right}))')
+    made = tmp_path_factory.mktemp("faults")
+    for name, content in text.items():
+        (made / f"{name}.sv").write_text(content, encoding="utf-8")
+    return made
+
+
+@cache
+def expected(seed):
+    """A program, its times, its memories."""
+    make = token_case if seed % 3 == 2 else random_case
+    p, boundaries, image = make(seed, ARRAY)
+    return p, boundaries, simulate(p.ops, p.machine, boundaries), *naive_memories(p, boundaries, image)
+
+
+def run_with(folder, seed: int, argument: str) -> Agreement:
+    """Run a program on the copied sources, with an argument for their simulator."""
+    p, boundaries, timing, writes, sums = expected(seed)
+    simulator = build(p.machine, [folder / f.name for f in sources()])
+    script = folder / f"run{argument}"
+    script.write_text(f"#!/bin/sh\nexec {simulator} {argument}\n")
+    script.chmod(0o755)
+    rtl = run(p.instructions, p.machine, timing, writes, boundaries, simulator=script)
+    return compare(rtl, p.ops, p.machine, timing, sums, boundaries)
+
+
+def test_no_fault(folder):
+    """Switched off, none of the planted text changes anything."""
+    assert [run_with(folder, seed, "").difference for seed in range(PROGRAMS)] == [None] * PROGRAMS
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(folder, name):
+    argument = f"+fault{[*FAULTS].index(name):02}"
+    found = next((s for s in range(PROGRAMS) if run_with(folder, s, argument).difference), None)
+    assert found is not None
