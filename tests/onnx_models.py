@@ -128,6 +128,19 @@ def example() -> onnx.ModelProto:
     return net.model(net.node("Gemm", flat, net.weight(10, 17), net.weight(10), transB=1))
 
 
+def wide_example() -> onnx.ModelProto:
+    """Return a network whose layers have several groups: 1x1, 3x3 without padding, stride, a residual, some small weights."""
+    net = Net((3, 12, 12))
+    stem = net.node("Relu", net.conv("x", 3, 40, (3, 3), pads=[1] * 4))
+    added = net.node("Add", net.conv(stem, 40, 40, (3, 3), pads=[1] * 4), stem)
+    deep = net.node("Relu", net.conv(net.node("Relu", added), 40, 72, (1, 1)))
+    down = net.node("LeakyRelu", net.conv(deep, 72, 33, (3, 3), strides=[2, 2]), alpha=0.1)
+    last = net.conv(down, 33, 48, (1, 1))
+    net.constants[net.nodes[-1].input[1]][:, :16] *= np.float32(0.03)
+    flat = net.node("Flatten", net.node("GlobalAveragePool", last))
+    return net.model(net.node("Gemm", flat, net.weight(10, 48), net.weight(10), transB=1))
+
+
 def images(count: int, seed: int = 0) -> np.ndarray:
     """Return random pixels for the example, uint8 (count, 12, 12, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)

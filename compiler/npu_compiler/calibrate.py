@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from npu_compiler.float_eval import evaluate
 from npu_compiler.graph import Graph
 from npu_compiler.qgraph import U8, Preprocess
+from npu_compiler.threads import threads
 
 BINS = 2048
-SAMPLES = 1 << 15  # values of a channel that its histogram holds, about, spread over all images
+SAMPLES = 1 << 13  # values of a channel that its histogram holds, about, spread over all images
 BATCH_ELEMENTS = 1 << 22  # values of the largest tensor of a batch of images
 
 F64 = NDArray[np.float64]
@@ -80,14 +81,20 @@ class Tally:
         base = -BINS // 2 if signed else 0
         self.histogram = Histogram(np.zeros((rows, BINS), np.int64), base, 2.0**-100)
 
-    def add(self, x: NDArray[np.float32], pixels: NDArray[np.int64] | None = None) -> None:
+    def add(self, x: NDArray[np.float32], pixels: NDArray[np.int64] | None = None) -> bool:
         """Take the range of a batch (n, channels, height, width) and count its values.
 
         Args:
             x: the batch.
             pixels: those of each image that are counted, shape (n, some); all if None.
+
+        Returns:
+            whether the values are finite; nothing is counted if not.
         """
-        self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        low, high = float(x.min()), float(x.max())
+        if not np.isfinite([low, high]).all():
+            return False
+        self.low, self.high = min(self.low, low), max(self.high, high)
         base, rows = self.histogram.base, len(self.histogram.counts)
         reach = max(self.high / (BINS - 1 + base), self.low / base if base else 0.0)
         if reach > self.histogram.step:
@@ -99,6 +106,7 @@ class Tally:
             index += np.arange(rows, dtype=np.int32) * BINS
         counts = self.histogram.counts
         counts += np.bincount(index.ravel(), minlength=rows * BINS).reshape(rows, BINS)
+        return True
 
 
 def check_images(graph: Graph, images: U8, pre: Preprocess) -> None:
@@ -143,16 +151,16 @@ def tallies(
     found = {t: Tally(s[0], signed=signed[t], by_channel=t in by_channel) for t, s in graph.shapes.items()}
     size = batch_size(int(np.prod(s)) for s in graph.shapes.values())
     values = pixel_values(pre).astype(np.float32)
-    for first in range(0, len(images), size):
-        numbers = np.arange(len(images))[first : first + size]
+    with threads() as pool:
+        for first in range(0, len(images), size):
+            numbers = np.arange(len(images))[first : first + size]
 
-        def visit(tensor: str, x: NDArray[Any], numbers: NDArray[np.int64] = numbers) -> None:
-            if not (np.isfinite(x.min()) and np.isfinite(x.max())):
-                raise DataError(f"{tensor} is not finite on the calibration images", graph.name, "check the model")
-            found[tensor].add(x, _samples(numbers, x.shape[2] * x.shape[3], len(images)))
+            def visit(tensor: str, x: NDArray[Any], numbers: NDArray[np.int64] = numbers) -> None:
+                if not found[tensor].add(x, _samples(numbers, x.shape[2] * x.shape[3], len(images))):
+                    raise DataError(f"{tensor} is not finite on the calibration images", graph.name, "check the model")
 
-        batch = values[np.arange(len(values)), images[numbers]]
-        evaluate(graph, np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), visit=visit)
+            batch = values[np.arange(len(values)), images[numbers]]
+            evaluate(graph, np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), visit=visit, each=pool.map)
     return found
 
 

@@ -175,3 +175,11 @@ def lower_dynamic(x: Array, lowered: Array, table: Array, signed: int, clipped: 
             s = max(s, np.int64(0))
             for c in range(first, first + GROUP):
                 y[p, c] = table[s, x[p, c]]
+
+
+@njit(cache=True, nogil=True)
+def count_bytes(x: Array, counts: Array) -> None:
+    """Count the bytes of each channel: x (pixels, channels), counts int64 (channels, 256), which is added to."""
+    for p in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            counts[c, x[p, c]] += 1

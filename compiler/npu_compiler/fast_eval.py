@@ -5,10 +5,8 @@ floating point that holds every sum exactly; what surrounds them runs in Numba. 
 where signed), NHWC.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import numpy as np
 from npu_isa.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from npu_compiler import eval_kernels as kernels
 from npu_compiler.golden import check_arguments
@@ -35,10 +32,10 @@ from npu_compiler.qgraph import (
     QWindow,
     Window,
 )
+from npu_compiler.threads import THREADS, threads
 
 BLOCK_BYTES = 1 << 20  # of a gathered matrix: what is between the kernels stays in a core's cache
 CHUNK_BYTES = 32 << 20  # of all tensors of the images that run at once on a thread
-THREADS = os.cpu_count() or 1
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
 Array = NDArray[Any]
 
@@ -96,13 +93,6 @@ def run(graph: QuantizedGraph, image_bytes: U8, boundaries: Sequence[int]) -> Ar
 Choose = Callable[[QConv, Callable[[Mode | None], NDArray[np.float64]]], Mode | None]
 
 
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread per batch of images and one thread per product: threads that share a product wait for each other."""
-    with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
-        yield pool
-
-
 class Evaluator:
     """A quantized graph ready to be evaluated many times."""
 
@@ -128,7 +118,7 @@ class Evaluator:
                 self._drop(found, index, {*keep, self.graph.output})
             return found
 
-        with _threads() as pool:
+        with threads() as pool:
             for found in pool.map(values, self.parts(image_bytes)):
                 yield found | {self.graph.output: self._integers(found[self.graph.output])}
 
@@ -141,7 +131,7 @@ class Evaluator:
                 (out channels,), without bias, over images and pixels.
         """
         found: list[dict[str, Array]] = [{self.graph.input: part} for part in self.parts(image_bytes)]
-        with _threads() as pool:
+        with threads() as pool:
             for index, node in enumerate(self.graph.nodes):
                 mode, matrix = None, None
                 if isinstance(node, QConv):

@@ -1,6 +1,6 @@
 """The float graph's meaning: a plain NumPy evaluator, for calibration and as a reference in tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,17 @@ from npu_compiler.graph import Act, Activation, Add, Affine, Channels, Concat, C
 
 F = NDArray[Any]
 
+Map = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 BLOCK_ELEMENTS = 1 << 19  # of the unfolded windows of a block of images: they stay in a processor's cache
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values that are not finite are for the caller to find
 def evaluate(
-    graph: Graph, x: NDArray[np.float32], keep: bool = False, visit: Callable[[str, F], None] = lambda name, x: None
+    graph: Graph,
+    x: NDArray[np.float32],
+    keep: bool = False,
+    visit: Callable[[str, F], None] = lambda name, x: None,
+    each: Map = map,
 ) -> dict[str, F]:
     """Evaluate a batch.
 
@@ -24,6 +30,7 @@ def evaluate(
         x: float32 (N, channels, height, width).
         keep: return every tensor, not the output alone.
         visit: called with the name and the values of each tensor once they are there, the input first.
+        each: `map` of a pool of threads: blocks of images of a convolution then run side by side.
 
     Returns:
         float32 arrays (N, channels, height, width) by tensor name.
@@ -32,7 +39,7 @@ def evaluate(
     visit(graph.input, values[graph.input])
     last_use = {t: i for i, n in enumerate(graph.nodes) for t in inputs(n)}
     for index, node in enumerate(graph.nodes):
-        values[node.out] = _fixed(graph, node.out, _node(graph, node, values))
+        values[node.out] = _fixed(graph, node.out, _node(graph, node, values, each))
         visit(node.out, values[node.out])
         if not keep:
             for tensor in set(inputs(node)):
@@ -49,10 +56,10 @@ def _fixed(graph: Graph, tensor: str, x: F) -> F:
     return np.clip(x, np.float32(low), np.float32(high))
 
 
-def _node(graph: Graph, node: Node, values: dict[str, F]) -> F:
+def _node(graph: Graph, node: Node, values: dict[str, F], each: Map) -> F:
     match node:
         case Conv():
-            y = _conv(node, values[node.src])
+            y = _conv(node, values[node.src], each)
             return activate(y if node.residual is None else y + values[node.residual], node.act)
         case Affine():
             return activate(values[node.src] * node.scale[:, None, None] + node.shift[:, None, None], node.act)
@@ -109,19 +116,24 @@ def _windows(
     return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 
-def _conv(node: Conv, x: F) -> F:
+def _conv(node: Conv, x: F, each: Map) -> F:
     kernel = (node.weight.shape[2], node.weight.shape[3])
     windows = _windows(x, kernel, node.stride, node.pads, node.dilation, 0.0)
     n, channels, height, width = windows.shape[:4]
     y = np.empty((n, len(node.weight), height, width), np.float32)
     step = max(1, BLOCK_ELEMENTS // windows[0].size)
-    for first in range(0, n, step):
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def block(first: int) -> None:
         part = slice(first, first + step)
         if node.groups == channels == len(node.weight):
             _depthwise(windows[part], node.weight[:, 0], y[part])
         else:
             _dense(windows[part], node.weight, node.groups, y[part])
-    y += node.bias[:, None, None]
+        y[part] += node.bias[:, None, None]
+
+    for _ in each(block, range(0, n, step)):
+        pass
     return y
 
 

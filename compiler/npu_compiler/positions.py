@@ -25,6 +25,7 @@ import numpy as np
 from npu_isa.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
 
+from npu_compiler import eval_kernels as kernels
 from npu_compiler.calibrate import F64
 from npu_compiler.fast_eval import Evaluator, Mode, lowered_bytes
 from npu_compiler.options import QuantizeOptions
@@ -66,13 +67,11 @@ class Moments:
 
 def value_counts(graph: QuantizedGraph, image_bytes: U8, tensors: set[str]) -> dict[str, NDArray[np.int64]]:
     """Count the 8-bit values of each channel of some tensors at boundary 0; int64, shape (channels, 256) each."""
-    counts = {t: np.zeros(graph.tensors[t].channels * 256, np.int64) for t in sorted(tensors)}
+    counts = {t: np.zeros((graph.tensors[t].channels, 256), np.int64) for t in sorted(tensors)}
     for values in Evaluator(graph).batches(image_bytes, {}, sorted(tensors)):
         for tensor, total in counts.items():
-            index = values[tensor] + np.arange(graph.tensors[tensor].channels, dtype=np.int32) * 256
-            total += np.bincount(index.ravel(), minlength=len(total))
-    found = {t: c.reshape(-1, 256) for t, c in counts.items()}
-    return {t: np.roll(c, 128, axis=1) if graph.tensors[t].signed else c for t, c in found.items()}
+            kernels.count_bytes(values[tensor].reshape(-1, len(total)), total)
+    return {t: np.roll(c, 128, axis=1) if graph.tensors[t].signed else c for t, c in counts.items()}
 
 
 def dynamic_moments(
