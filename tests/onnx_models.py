@@ -129,7 +129,7 @@ def example() -> onnx.ModelProto:
 
 
 def wide_example() -> onnx.ModelProto:
-    """Return a network whose layers have several groups: 1x1, 3x3 without padding, stride, a residual, some small weights."""
+    """Return a network whose layers have several groups: 1x1 and 3x3, a stride, a residual, some small weights."""
     net = Net((3, 12, 12))
     stem = net.node("Relu", net.conv("x", 3, 40, (3, 3), pads=[1] * 4))
     added = net.node("Add", net.conv(stem, 40, 40, (3, 3), pads=[1] * 4), stem)
