@@ -46,7 +46,7 @@ class QuantizeOptions:
     extract: Extraction = "static"
     keep_first_8bit: bool = True
     keep_last_8bit: bool = True
-    max_images: int = 512
+    max_images: int = 256
     selection: Selection = "greedy"
     seed: int = 0
     generations: int = 10

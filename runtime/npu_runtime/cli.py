@@ -118,7 +118,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     quant = parser.add_argument_group("quantization")
     quant.add_argument("--method", choices=("minmax", "percentile", "mse"), help="range of a tensor (minmax)")
     quant.add_argument("--percentile", type=float, metavar="P", help="for --method percentile (99.99)")
-    quant.add_argument("--max-images", type=_positive, metavar="N", help="calibration images used (512)")
+    quant.add_argument("--max-images", type=_positive, metavar="N", help="calibration images used (256)")
     quant.add_argument("--select", choices=get_args(Selection), help="which groups turn 4-bit first (greedy)")
     quant.add_argument("--extract", choices=get_args(Extraction), help="positions of activations (static)")
     quant.add_argument("--positions", choices=get_args(Positions), help="least squared error, or by range (error)")
