@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(sub)
     _add_report(sub)
     _add_compare(sub)
+    _add_verify(sub)
     _add_tools(sub)
     _add_hardware(sub)
     return parser
@@ -219,6 +220,22 @@ def _add_compare(sub: Subparsers) -> None:
     parser.add_argument("--limit", type=_positive, default=8, metavar="N", help="images (8)")
     _add_format(parser)
     parser.set_defaults(function=commands.compare_command, parser=parser)
+
+
+def _add_verify(sub: Subparsers) -> None:
+    text = "Run a binary on several models of the machine; compare every time, counter and value."
+    parser = sub.add_parser("verify", help="do the models of the machine agree?", description=text)
+    parser.add_argument("binary", metavar="FILE.npubin")
+    parser.add_argument(
+        "--models", type=lambda names: names.split(","), default=["fast", "register"], metavar="M[,M...]",
+        help="fast, register, golden (fast,register)",
+    )  # fmt: skip
+    parser.add_argument("--quantized", metavar="FILE.npuq", help="the network that the golden model computes")
+    parser.add_argument("--ratio", type=_ratios, default=_ratios(RATIOS), metavar="P[,P...]", help=f"({RATIOS})")
+    parser.add_argument("--data", metavar="DATA", help="images to run (one image of noise)")
+    parser.add_argument("--limit", type=_positive, default=1, metavar="N", help="images of --data (1)")
+    _add_output(parser, "the result")
+    parser.set_defaults(function=commands.verify_command)
 
 
 def _add_tools(sub: Subparsers) -> None:

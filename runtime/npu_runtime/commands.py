@@ -292,6 +292,26 @@ def compare_command(args: argparse.Namespace) -> int:
     return int(first is not None)
 
 
+def verify_command(args: argparse.Namespace) -> int:
+    """Run a binary on several models of the machine and compare times, counters and values; 1 if any differs."""
+    from npu_compiler import npuq
+
+    from npu_runtime.data import Geometry, load_dataset
+    from npu_runtime.verify import verify
+
+    session = _session(args.binary)
+    binary, info = session.binary, session.binary.input
+    graph = None if args.quantized is None else npuq.load(args.quantized)
+    models = [*args.models, *(["golden"] if graph is not None and "golden" not in args.models else [])]
+    images = None
+    if args.data is not None:
+        pixels = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit, info.channels).images
+        images = session.prepare(pixels).reshape(len(pixels), -1)
+    report = verify(binary, [binary.boundaries_at(r) for r in args.ratio], models, images, graph)
+    _put(f"{report}\n", args.output)
+    return int(report.difference is not None)
+
+
 # -- binaries and machines
 
 

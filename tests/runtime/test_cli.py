@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from npu_compiler import npuq
 from npu_isa.container import load, to_bytes
 from npu_runtime.cli import main
 from onnx import TensorProto, helper
@@ -112,6 +113,25 @@ def load_changed(data: bytes, folder: Path) -> Path:
     return folder / "bad.npubin"
 
 
+def test_verify_compares_every_model(capsys, digits, digits_file, tmp_path):
+    npuq.save(digits.quantized, tmp_path / "d.npuq")
+    args = ("verify", digits_file, "--quantized", tmp_path / "d.npuq", "--ratio", "0,100", "--data", TEST)
+    code, text, _ = npu(capsys, *args)
+    assert code == 0
+    assert text.startswith("fast = register = golden: 2 runs, ")
+    assert text.endswith("0 differences\n")
+
+
+def test_verify_exits_1_with_the_place(capsys, digits, digits_file, tmp_path):
+    """Two networks that differ in one weight: the golden model's output is another."""
+    npuq.save(digits.quantized, tmp_path / "d.npuq")
+    bad = load_changed(to_bytes(digits.binary), tmp_path)
+    args = ("verify", bad, "--models", "fast", "--quantized", tmp_path / "d.npuq", "--ratio", "0", "--data", TEST)
+    code, text, _ = npu(capsys, *args)
+    assert code == 1
+    assert "DIFFERENCE memory output" in text
+
+
 def test_disasm_asm_round_trip(capsys, digits_file, tmp_path):
     assert npu(capsys, "disasm", digits_file, "-o", tmp_path / "x.s")[0] == 0
     assert npu(capsys, "asm", tmp_path / "x.s", "-o", tmp_path / "x.npubin")[0] == 0
@@ -200,6 +220,8 @@ def wrong_calls(folder: Path, digits_file: Path):
     yield ("hardware", "check", folder / "odd.toml"), 1, f"error: {folder}/odd.toml: "
     yield ("asm", folder / "no.s", "-o", folder / "out.npubin"), 1, f"error: {folder}/no.s: cannot read: "
     yield ("asm", folder / "text.onnx", "-o", folder / "out.npubin"), 1, f"error: {folder}/text.onnx:1:"
+    yield ("verify", digits_file, "--models", "slow"), 1, "error: unknown model 'slow'"
+    yield ("verify", digits_file, "--models", "golden"), 1, "error: the golden model computes a network"
     yield ("dance",), 2, "error: argument COMMAND: invalid choice: 'dance'"
     yield (), 2, "error: the following arguments are required: COMMAND"
 
