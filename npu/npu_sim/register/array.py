@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from npu_sim.register.kernel import inlined, kernel
-from npu_sim.register.state import REWIND, Array, Matrix, Pe
+from npu_sim.register.state import GROUP, REWIND, Array, Matrix, Pe
 
 S_WGT, S_SHADOW = range(2)  # of Pe.shift
 
@@ -135,40 +135,58 @@ def extract_pixel(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
     pixel, segments = r["pixel"][t & 1], mx.segment[t & 1]
     if not pixel["go"]:
         return
-    rows, mask = r["sizes"]["segment_rows"], len(pe.skew_act) - 1
+    rows, mask, four = r["sizes"]["segment_rows"], len(pe.skew_act) - 1, pixel["four"]
     for k in range(len(segments)):
-        part, shift, word, at = segments[k]["part"], segments[k]["shift"], mx.word[k], t + 1 + k
-        if pixel["four"]:
-            extract_four(at, k, word[part * 2 * rows :], shift, pixel["unsigned"], rows, pe.skew_act)
+        part, shift = segments[k]["part"] * rows, segments[k]["shift"]
+        lower_word(mx.word[k], mx.code[k], four, shift, pixel["unsigned"])
+        if four:
+            enter_four(t + 1 + k, k, mx.code[k, 2 * part :], rows, pe.skew_act)
         else:
-            extract_eight(at, k, word[part * rows :], pixel["unsigned"], rows, pe.skew_act)
-        pe.skew_shift[(at + rows) & mask, k] = shift if pixel["four"] else 0
+            enter_eight(t + 1 + k, k, mx.code[k, part:], rows, pe.skew_act)
+        pe.skew_shift[(t + 1 + k + rows) & mask, k] = shift if four else 0
     control = pe.skew_control[(t + 1 + rows + len(segments)) & mask]
     control[0], control[1], control[2] = pixel["row"], pixel["keep"], pixel["last"]
+    if four:
+        r["wave"]["odd"] = t + rows + len(segments) + pe.acc.shape[1] + 1
 
 
 @inlined
-def extract_four(at: int, k: int, word: Array, shift: int, unsigned: int, rows: int, skew: Array) -> None:
-    """Put a segment's part of a word into the skew in 4-bit form: two channels in each row."""
-    mask, segments = len(skew) - 1, skew.shape[1] // 2 // rows
-    for i in range(rows):
-        even, odd = np.int64(word[2 * i]), np.int64(word[2 * i + 1])
-        if not unsigned:
-            even, odd = signed8(even), signed8(odd)
-        slot, row = np.uint64(at + i & mask), np.uint64(i * segments + k)
-        skew[slot, row] = code4(even, shift, unsigned)
-        skew[slot, row + np.uint64(rows * segments)] = code4(odd, shift, unsigned)
+def lower_word(word: Array, code: Array, four: int, shift: int, unsigned: int) -> None:
+    """Turn the bytes of a word into what the array multiplies: 8-bit values, or 4-bit codes."""
+    half, low, high = 1 << shift >> 1, 0 if unsigned else -8, 15 if unsigned else 7
+    sign = 0 if unsigned else 128
+    if four:
+        for b in range(GROUP):
+            value = (np.int32(word[b]) ^ sign) - sign
+            code[b] = min(max((value + half) >> shift, low), high)
+    else:
+        for b in range(GROUP):
+            code[b] = (np.int32(word[b]) ^ sign) - sign
 
 
 @inlined
-def extract_eight(at: int, k: int, word: Array, unsigned: int, rows: int, skew: Array) -> None:
-    """Put a segment's part of a word into the skew in 8-bit form: one channel in each row."""
+def enter_four(at: int, k: int, code: Array, rows: int, skew: Array) -> None:
+    """Send a segment's codes into the skew, two channels in each row."""
     mask, segments = len(skew) - 1, skew.shape[1] // 2 // rows
     for i in range(rows):
-        byte = np.int64(word[i])
         slot, row = np.uint64(at + i & mask), np.uint64(i * segments + k)
-        skew[slot, row] = byte if unsigned else signed8(byte)
-        skew[slot, row + np.uint64(rows * segments)] = 0
+        skew[slot, row] = code[2 * i]
+        skew[slot, row + np.uint64(rows * segments)] = code[2 * i + 1]
+
+
+@inlined
+def enter_eight(at: int, k: int, code: Array, rows: int, skew: Array) -> None:
+    """Send a segment's values into the skew, one channel in each row."""
+    mask, segments = len(skew) - 1, skew.shape[1] // 2 // rows
+    for i in range(rows):
+        skew[np.uint64(at + i & mask), np.uint64(i * segments + k)] = code[i]
+
+
+@inlined
+def multiply_even(psum: Array, above: Array, act: Array, weight: Array) -> None:
+    """Step every processing element while no pixel in the array is in 4-bit form: odd weights are zero."""
+    for x in range(len(psum)):
+        psum[x] = above[x] + np.int16(act[x] * weight[x])
 
 
 @inlined
@@ -231,9 +249,13 @@ def step_array(t: int, r: Any, pe: Pe) -> Any:
     act, s_act, control, entering = pe.act[head:], pe.s_act[head:], pe.control[head:], pe.skew_control[at]
     ended = accumulate(control, pe.total[old, s:], pe.stage, pe.acc)
     join(pe.total[new, cols:], pe.total[old, :s], pe.psum[old, n:], s_act, pe.shift[S_WGT])
-    multiply(pe.psum[new, s:], pe.psum[old, :n], act, act[n:], pe.weight[0], pe.weight[1])
+    odd = t <= wave["odd"]
+    if odd:
+        multiply(pe.psum[new, s:], pe.psum[old, :n], act, act[n:], pe.weight[0], pe.weight[1])
+    else:
+        multiply_even(pe.psum[new, s:], pe.psum[old, :n], act, pe.weight[0])
     wave["head"] = head - 1
-    move_right(pe.act, head - 1, 2 * n, pe.skew_act[at], cols)
+    move_right(pe.act, head - 1, 2 * n if odd else n, pe.skew_act[at], cols)
     move_right(pe.s_act, head - 1, s, pe.skew_shift[at], cols)
     move_right(pe.control, head - 1, controls * (cols + 2), entering, cols + 2)
     entering[0], entering[1], entering[2] = len(pe.acc) - 1, 0, 0

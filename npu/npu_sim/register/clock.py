@@ -74,7 +74,7 @@ def observe_accumulators(t: int, r: Any, pe: Pe) -> None:
     for c in range(cols if row >= 0 else 0):
         other, keep = pe.control[before + c], pe.control[before + cols + 2 + c]
         if keep and other // rows == row // rows:
-            r["double_reads"][0] += 1
+            r["notes"]["double_reads"] += 1
             return
 
 

@@ -198,7 +198,9 @@ def arrive(t: int, u: int, r: Any, f: Front, dma: Dma, memories: Memories) -> No
     if u == 1:
         copy(dma.dram, beat["dram"], data, 0, count)
     elif o["kind"] == FOLD:
+        done = d["fold_done"] if d["walk_op"] == op else 0
         fold(d, o, beat, data, dma.line, memories.act)
+        r["notes"]["fold_pixels"] = max(r["notes"]["fold_pixels"], d["fold_done"] - done)
     elif o["memory"] == ACT:
         walk(1, d, op, f, data, count, memories.act, GROUP)
     elif o["memory"] == WEIGHT:

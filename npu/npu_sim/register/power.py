@@ -104,6 +104,7 @@ def _matrix(segments: int, cols: int, batch: int) -> Matrix:
         raw=np.zeros((batch, 3 * cols), np.uint8),
         segment=np.zeros((2, segments), SEGMENT),
         word=np.zeros((segments, GROUP), np.uint8),
+        code=np.zeros((segments, GROUP), np.int16),
     )
 
 

@@ -148,6 +148,7 @@ PIXEL = record(  # control that travels with a wavefront
 WAVE = record(
     "array",  # clock gates: last cycle in which the array, the weight extraction is not at rest
     "load",
+    "odd",  # and the registers and multipliers of odd channels, which 4-bit form alone uses
     "line_head",  # batches in the weight skew
     "line_count",
     "swap_head",  # swaps on their way through the array
@@ -230,6 +231,11 @@ BEAT = record(  # one cycle of the DRAM's pipe
     "last",  # 1 bit: the operation ends with it
 )
 
+NOTES = record(
+    "double_reads",  # cycles in which matrix and vector engine read one half of the accumulators
+    "fold_pixels",  # most output pixels that a fold wrote in one cycle
+)
+
 REGISTERS = np.dtype(
     [
         ("sizes", SIZES),
@@ -255,7 +261,7 @@ REGISTERS = np.dtype(
         ("empty", np.int64, (ENGINES,)),  # cycles without an instruction, until one comes or the program ends
         ("waiting", np.int64, (ENGINES,)),  # cycles of the present wait for tokens
         ("missing", np.int64, (ENGINES,)),  # tokens missing in the last of them
-        ("double_reads", np.int64, (1,)),  # cycles in which matrix and vector engine read one half of the accumulators
+        ("notes", NOTES),
     ],
     align=True,
 )
@@ -279,6 +285,7 @@ class Matrix(NamedTuple):
     raw: Array  # (row of a batch, 3 x columns): bytes read; behind them s_wgt, 4 bits per column
     segment: Array  # SEGMENT (2, segment): two sides
     word: Array  # (segment, 16): bytes read
+    code: Array  # (segment, 16): wires: the word after its extraction unit
 
 
 class Pe(NamedTuple):
@@ -288,7 +295,7 @@ class Pe(NamedTuple):
     columns` elements before, the column to the left one element before. n = rows x columns, s = segments x columns.
     """
 
-    act: Array  # 2 n, 10 bits a PE, see REWIND: an 8-bit value (9 bits) and 0, or two 4-bit codes (5 bits each)
+    act: Array  # 2 n, 10 bits a PE, see REWIND: an 8-bit value (9 bits), or two 4-bit codes (5 bits each)
     psum: Array  # (2, s + n) 20 bits; the first row is the zero that enters the top
     weight: Array  # (2, n) 8 bits a PE, decoded by its form (1 bit): int8 and 0, or two 4-bit codes
     shadow: Array  # n x 8 bits
