@@ -70,7 +70,9 @@ def test_dynamic_positions_by_plain_integers(signed):
     x = (rng.integers(0, 256, (500, 1, 1, 32)) >> rng.integers(0, 9, (500, 1, 1, 1))).astype(np.uint8)
     if signed:
         x = np.where(rng.random(x.shape) < 0.5, ~x, x)
-    mode = Mode(np.array([True, False]), np.zeros(2, np.int64), np.zeros((2, 1), np.int8), np.zeros(1, np.int32), "dynamic")
+    mode = Mode(
+        np.array([True, False]), np.zeros(2, np.int64), np.zeros((2, 1), np.int8), np.zeros(1, np.int32), "dynamic"
+    )
     got = lowered_bytes(x, mode, signed)
     assert np.array_equal(got[..., 16:], x[..., 16:])
     for pixel, low in zip(x[:, 0, 0, :16].tolist(), got[:, 0, 0, :16].tolist(), strict=True):
