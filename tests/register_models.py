@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Instruction
+from npu_isa.machine import MachineConfig, load_machine
+from npu_isa.ops import Engine, Instruction, Memory
 from npu_isa.tables import BY_NAME
 from npu_runtime.verify import MODELS, Model, Observation, VerifyReport, Workload, fast_times, verify
 
@@ -98,3 +98,47 @@ def compare_case(seed: int, layers: int = 2) -> VerifyReport:
     if report.difference is None:
         report += verify(workload(scrambled(p, seed)), vectors[:1], TIMED, image)
     return report
+
+
+# -- programs for what random ones seldom meet
+
+Made = tuple[Workload, list[tuple[int, ...]], np.ndarray]
+
+
+def crowded_conv(batch: int = 32, pixels: int = 2) -> Made:
+    """Return a conv of four taps and two places whose words all lie in one bank: four cycles per pixel in 4-bit form.
+
+    `batch` rows of weights are written in one cycle.
+    """
+    machine = replace(load_machine("npu16"), array_rows=32, weight_rows_per_cycle=batch, acc_rows=16).check()
+    rng = np.random.default_rng(pixels)
+    positions = rng.integers(0, 5, (2, 32), np.uint8)
+    weights = rng.integers(0, 256, 2 * 4 * 16 * 16, np.uint8)
+    block = np.concatenate([(positions[:, :16] | positions[:, 16:] << 4).reshape(-1), weights])
+    constants = np.concatenate([block, np.zeros(4096 - block.size, np.uint8)])
+    code = (
+        instruction("load", memory=Memory.WEIGHT, run=block.size),
+        instruction("load", push=1 << Engine.MATRIX, dram_addr=4096, run=16 * 4 * (pixels + 3)),
+        instruction("geom", kernel_w=4, in_w=pixels + 3, pixel_pitch=4, tap_fastest=1),
+        instruction("groups", group=(0, 1, *[0] * 14), shift=(1, 2, *[0] * 14)),
+        instruction("conv", pop=1 << Engine.LOAD, tile_w=pixels, group_count=2),
+        instruction("halt"),
+    )
+    image = rng.integers(0, 256, (1, 1024), np.uint8)
+    return Workload(machine, code, constants, 1 << 14, 4096, (4096, 4096)), [(2,)], image
+
+
+def two_tokens() -> Made:
+    """Return a program whose store waits for a vec and a load that end in the same cycle."""
+    to_store, pixels = 1 << Engine.STORE, 7
+    code = (
+        instruction("load", push=1 << Engine.VECTOR, memory=Memory.PARAM, run=64 * 3),
+        instruction("load", push=to_store, dram_addr=192, run=256, addr=6144),
+        instruction("vgeom", source=3, in_w=pixels, pixel_pitch=1, out_pixel_pitch=1, clamp_high=255),
+        instruction("vec", pop=1 << Engine.LOAD, push=to_store, tile_w=pixels, out_base=4096, lanes=16),
+        instruction("store", pop=1 << Engine.LOAD | 1 << Engine.VECTOR, dram_addr=512, addr=6144, run=16),
+        instruction("halt"),
+    )
+    constants = np.tile(np.array([0, 1 | 1 << 16, 0], "<u4")[:, None], 16).view(np.uint8).reshape(-1)
+    image = np.arange(256, dtype=np.uint8)[None]
+    return Workload(load_machine("npu16"), code, constants, 1024, 192, (512, 528)), [()], image

@@ -7,7 +7,7 @@ compared between all models that know it. A model is added by a function in `MOD
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from npu_compiler import golden
@@ -19,6 +19,9 @@ from npu_isa.machine import MachineConfig
 from npu_isa.ops import Instruction, Op, resolve
 from npu_isa.tables import ENGINES
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from npu_sim.register.machine import RegisterRun
 
 Array = NDArray[Any]
 
@@ -118,17 +121,21 @@ def register(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint
     """Clock the register-level machine."""
     from npu_sim.register.machine import run
 
-    found = run(work.instructions, work.machine, work.constants, boundaries, work.dram_bytes, image, work.input_address)
-    dram = found.memories["dram"]
+    return register_observation(
+        work,
+        run(work.instructions, work.machine, work.constants, boundaries, work.dram_bytes, image, work.input_address),
+    )
+
+
+def register_observation(work: Workload, run: "RegisterRun") -> Observation:
+    """Return what a run of the register-level machine says."""
+    dram, first = run.memories["dram"], work.constants.size
+    output = dram[work.output[0] : work.output[1]]
     return Observation(
-        total_cycles=found.total_cycles,
-        times=np.stack([getattr(found, name) for name in MOMENTS], axis=1),
-        causes=found.causes,
-        memories={
-            **found.memories,
-            "dram": dram[work.constants.size :],
-            "output": dram[work.output[0] : work.output[1]],
-        },
+        total_cycles=run.total_cycles,
+        times=np.stack([getattr(run, name) for name in MOMENTS], axis=1),
+        causes=run.causes,
+        memories={**run.memories, "dram": dram[first:], "output": output},
     )
 
 

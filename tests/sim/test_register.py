@@ -20,7 +20,17 @@ from npu_sim.register.state import CAUSES
 from tests import hand_programs
 from tests.demo import digits
 from tests.naive_timing import Twin
-from tests.register_models import ALL, TIMED, compare_case, instruction, random_case, scrambled, workload
+from tests.register_models import (
+    ALL,
+    TIMED,
+    compare_case,
+    crowded_conv,
+    instruction,
+    random_case,
+    scrambled,
+    two_tokens,
+    workload,
+)
 from tests.timing_models import causes_of
 
 NPU16 = load_machine("npu16")
@@ -82,53 +92,23 @@ def test_hand_made_cases(name):
 
 
 def test_of_tokens_that_come_together_the_first_engine_names_the_wait():
-    """Load and vector end in one cycle; the store waited for both."""
-    text = """
-      vgeom  source=acc out_pixel_pitch=1
-      vec    tile_w={pixels} lanes=16 push=store
-      load   run=64 addr=2048 push=store
-      store  dram_addr=0x4000 addr=2048 run=16 pop=load+vector
-      halt
-    """
-    for pixels in range(10, 24):
-        found, _ = clocked(text.format(pixels=pixels))
-        if found.end[1] == found.end[2]:
-            row = dict(zip(CAUSES, found.causes[ENGINES.index("store")].tolist(), strict=True))
-            assert row["token_load"] > 0
-            assert row["token_vector"] == 0
-            return
-    pytest.fail("no tile makes both end in one cycle")
-
-
-def conv_program(rng: np.random.Generator, pixels: int) -> tuple[tuple[Instruction, ...], np.ndarray]:
-    """Return a conv of four taps and two places, whose words all lie in one bank of four, and its constants."""
-    to_matrix = 1 << ENGINES.index("matrix")
-    positions = rng.integers(0, 5, (2, 32), np.uint8)
-    weights = rng.integers(0, 256, 2 * 4 * 16 * 16, np.uint8)
-    block = np.concatenate([(positions[:, :16] | positions[:, 16:] << 4).reshape(-1), weights])
-    return (
-        instruction("load", memory=1, run=block.size),
-        instruction("load", push=to_matrix, dram_addr=4096, run=16 * 4 * (pixels + 3)),
-        instruction("geom", kernel_w=4, in_w=pixels + 3, pixel_pitch=4, tap_fastest=1),
-        instruction("groups", group=(0, 1, *[0] * 14), shift=(1, 2, *[0] * 14)),
-        instruction("conv", pop=1, tile_w=pixels, group_count=2),
-        instruction("halt"),
-    ), np.concatenate([block, np.zeros(4096 - block.size, np.uint8)])
+    work, vectors, image = two_tokens()
+    agree(verify(work, vectors, ALL, image))
+    found = run(work.instructions, work.machine, work.constants, (), work.dram_bytes, image[0], work.input_address)
+    assert found.end[1] == found.end[3]  # vec and load
+    row = dict(zip(CAUSES, found.causes[ENGINES.index("store")].tolist(), strict=True))
+    assert row["token_load"] > 0
+    assert row["token_vector"] == 0
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 9])
 @pytest.mark.parametrize("batch", [1, 8, 32])
 def test_shadow_weights_are_taken_before_the_next_ones_come(batch, pixels):
     """Four cycles per pixel, up to 32 rows written at once: the swap may not wait for the first pixel."""
-    sizes = {"array_rows": 32, "weight_rows_per_cycle": batch, "acc_rows": 16}
-    machine = replace(NPU16, **sizes).check()
-    rng = np.random.default_rng(pixels)
-    code, constants = conv_program(rng, pixels)
-    work = Workload(machine, code, constants, 1 << 14, 4096, (4096, 4096))
-    image = rng.integers(0, 256, (1, 1024), np.uint8)
+    work, _, image = crowded_conv(batch, pixels)
     for boundary in range(3):
         agree(verify(work, [(boundary,)], ALL, image))
-    found = run(code, machine, constants, (2,), work.dram_bytes, image[0], 4096)
+    found = run(work.instructions, work.machine, work.constants, (2,), work.dram_bytes, image[0], work.input_address)
     row = dict(zip(CAUSES, found.causes[ENGINES.index("matrix")].tolist(), strict=True))
     assert (row["stream"], row["bank"]) == (2 * pixels, 2 * 3 * pixels)
     assert found.memories["acc"].any()

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
-from numba import njit
-
 from npu_sim.register import array, dma, front, matrix, vector
 from npu_sim.register.front import CONV, LOAD, LOADED, LOADING, MATRIX, PORTS, SHADOW, STORE, TOKENS, VECTOR, WORK
-from npu_sim.register.kernel import OPTIONS, inlined
+from npu_sim.register.kernel import cached, inlined
 from npu_sim.register.state import CAUSES, Front, Machine, Matrix, Memories, Pe
 
 HALTED, STUCK, TOO_LONG = range(3)
@@ -105,7 +103,7 @@ def compiled(sources: str) -> Callable[..., Any]:
             that it captures: with this one it knows an edit of any kernel.
     """
 
-    @njit(cache=True, **OPTIONS)
+    @cached
     def run(m: Machine, flush: int, first: int, end: int) -> tuple[int, int]:
         r, f = m.registers[0], m.front
         if len(sources) == 0:

@@ -10,6 +10,7 @@ from typing import Any
 
 from numba import njit
 
-OPTIONS: dict[str, Any] = {"_nrt": False}
-kernel: Callable[..., Any] = njit(**OPTIONS)
-inlined: Callable[..., Any] = njit(**OPTIONS, forceinline=True)
+_OPTIONS: dict[str, Any] = {"_nrt": False}
+kernel: Callable[..., Any] = njit(**_OPTIONS)
+inlined: Callable[..., Any] = njit(**_OPTIONS, forceinline=True)
+cached: Callable[..., Any] = njit(**_OPTIONS, cache=True)  # what Python calls

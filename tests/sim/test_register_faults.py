@@ -1,0 +1,163 @@
+"""The comparison can fail: faults planted in the register-level machine, each shown by one program.
+
+The machine's sources are copied with one line changed and run uncompiled; a fault is found if some time, counter or
+value differs from the fast simulators' or the naive machine's, or if the program does not end.
+"""
+
+from dataclasses import replace
+
+import pytest
+from npu_isa import timing as rules
+from npu_isa.errors import ProgramError
+from npu_runtime.verify import MODELS, Difference, Model, verify
+
+from tests.register_faults import DIRECTED, Fault, machine_with
+from tests.register_models import ALL, TIMED, random_case, scrambled, workload
+
+pytestmark = pytest.mark.slow
+OTHERS = {"fast": MODELS["fast"], "naive": ALL["naive"]}
+
+
+def shown(model: Model, by: int | str) -> Difference | str | None:
+    """Return how a program shows a fault: the difference, or the error with which it does not end."""
+    try:
+        if isinstance(by, str):
+            work, vectors, image = DIRECTED[by]()
+            return verify(work, vectors, {**OTHERS, "machine": model}, image).difference
+        p, vectors, image = random_case(by)
+        found = verify(workload(p), vectors, {**OTHERS, "machine": model}, image).difference
+        if found is None:
+            timed = {"fast": TIMED["fast"], "machine": lambda *run: replace(model(*run), memories={})}
+            found = verify(workload(scrambled(p, by)), vectors[:1], timed, image).difference
+    except ProgramError as error:
+        return str(error)
+    return found
+
+
+MATRIX, VECTOR = (
+    f"            if front.may_decide({name.upper()}, r, changed):\n"
+    f"                news |= {name}.decide(t, r, f, m.{name})\n"
+    for name in ("matrix", "vector")
+)
+FAULTS = {
+    "the shadow weights are free a cycle early": Fault(
+        "matrix",
+        'ld["shadow_wait"] = r["sizes"]["shadow_free"]',
+        'ld["shadow_wait"] = r["sizes"]["shadow_free"] - 1',
+        102,
+    ),
+    "the last rows of a tile are not waited for": Fault(
+        "matrix",
+        'if ld["batch"] * sz["weight_rows"] == sz["rows"]:',
+        'if (ld["batch"] + 1) * sz["weight_rows"] >= sz["rows"]:',
+        102,
+    ),
+    "words of one bank in one cycle": Fault("matrix", "step += 1", "step += 0", 78),
+    "equal words are read twice": Fault("matrix", 'if other["offset"] == entry["offset"]:', "if False:", 59),
+    "half-groups before whole groups": Fault("matrix", 'ld["four"] = 1 if ld["low"] > 0 else 0', 'ld["four"] = 0', 102),
+    "the boundary is off by one": Fault("matrix", '- conv["group_first"]\n', '- conv["group_first"] + 1\n', 90),
+    "the padding test is off by one": Fault("matrix", '0 <= x < g["in_w"]', '0 <= x <= g["in_w"]', 324),
+    "the first pass always overwrites": Fault(
+        "matrix", 'stream["first"] and not conv["accumulate"]', 'stream["first"]', 160
+    ),
+    "the swap waits for the first pixel to be complete": Fault(
+        "matrix", 'if stream["fresh"]:', 'if stream["fresh"] and stream["step"] + 1 == stream["steps"]:', "crowded conv"
+    ),
+    "the wrong half of the accumulators": Fault("matrix", 'conv["acc_half"] * r["sizes"]["acc_rows"]', "0", 90),
+    "codes are cut off, not rounded": Fault("array", "half, low, high = 1 << shift >> 1", "half, low, high = 0", 209),
+    "s_wgt is not added to the shift": Fault("array", "np.int32(s_act[x] + s_wgt[x])", "np.int32(s_act[x])", 209),
+    "s_act arrives a column late": Fault(
+        "array", "move_right(pe.s_act, head - 1, s,", "move_right(pe.s_act, head, s,", 209
+    ),
+    "a register more before the accumulators": Fault(
+        "array",
+        "control = pe.skew_control[(t + 1 + rows + len(segments)) & mask]",
+        "control = pe.skew_control[(t + 2 + rows + len(segments)) & mask]",
+        102,
+    ),
+    "odd weights are not sign-extended": Fault(
+        "array", "weight[1, x] = bits >> 4", "weight[1, x] = bits >> 4 & 15", 209
+    ),
+    "a segment's skew is forgotten": Fault("array", "c = reached - i - k", "c = reached - i", 7),
+    "a token is dropped": Fault(
+        "front",
+        'r["tokens"][e, taker] += push >> taker & 1',
+        'r["tokens"][e, taker] += push >> taker & 1 & (taker < 3)',
+        102,
+    ),
+    "a token FIFO is one deeper": Fault(
+        "front",
+        'r["tokens"][e, taker] >= r["sizes"]["token_depth"]',
+        'r["tokens"][e, taker] > r["sizes"]["token_depth"]',
+        78,
+    ),
+    "a queue is one deeper": Fault(
+        "front", '["count"] < r["sizes"]["queue_depth"]', '["count"] <= r["sizes"]["queue_depth"] - 2', 102
+    ),
+    "fences are ignored": Fault("front", 'and f.program[op]["fence"] and engine["count"] > 0', "and False", 102),
+    "a write port keeps nobody out": Fault(
+        "front", 'r["ports"][e, 1, region] += writes >> region & 1', 'r["ports"][e, 1, region] += 0', 102
+    ),
+    "the last of several tokens is named": Fault(
+        "front", 'if r["missing"][e] >> giver & 1:', 'if r["missing"][e] >> giver == 1:', "two tokens"
+    ),
+    "one parameter row too few": Fault(
+        "vector", 'reg["params"] = r["sizes"]["param_rows"]', 'reg["params"] = r["sizes"]["param_rows"] - 1', 102
+    ),
+    "the shift does not travel with the product": Fault(
+        "vector", "shift = lanes[SHIFT4, c]", "shift = lanes[SHIFT, c]", 102
+    ),
+    "a residual arrives a cycle early": Fault(
+        "vector", "lanes[RES3, c] * lanes[MULT2, c]", "lanes[RES2, c] * lanes[MULT2, c]", 70
+    ),
+    "leaky looks at the sum without bias": Fault("vector", "lanes[BIASED, c] < 0", "lanes[SUM1, c] < 0", 90),
+    "high bytes to the low word": Fault("vector", "+ high) * GROUP", ") * GROUP", 90),
+    "the load always goes first": Fault("dma", 'u = (bus["last"] + turn) % 2', "u = turn - 1", 102),
+    "blocks are one burst longer": Fault(
+        "dma",
+        '// r["sizes"]["burst_bytes"]\n            return',
+        '// r["sizes"]["burst_bytes"] + 1\n            return',
+        59,
+    ),
+    "runs without a gap are not joined": Fault(
+        "dma", 'if d["cols"] == 1 or o["dram_col_pitch"] == d["run"]:', "if False:", 102
+    ),
+    "the table of a bias is not indexed": Fault("dma", 'if o["kind"] == LOAD_OP and o["indexed"]:', "if False:", 102),
+    "a fold counts a pixel too many": Fault(
+        "dma", 'd["pixels"] = o["rows"] * o["cols"]', 'd["pixels"] = o["rows"] * o["cols"] + 1', 102
+    ),
+    "the vector engine goes before the matrix engine": Fault("clock", MATRIX + VECTOR, VECTOR + MATRIX, 70),
+}
+
+
+def test_the_copy_without_a_fault_agrees(tmp_path):
+    with machine_with(None, tmp_path, "machine_as_it_is") as model:
+        for by in sorted({fault.by for fault in FAULTS.values()}, key=str):
+            assert shown(model, by) is None, by
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_shown(name, tmp_path):
+    fault = FAULTS[name]
+    with machine_with(fault, tmp_path, f"machine_{list(FAULTS).index(name)}") as model:
+        assert shown(model, fault.by) is not None
+
+
+RULES = {
+    "weight_load_cycles": lambda found: found + 1,
+    "array_latency": lambda found: found - 1,
+    "vec_issue_cycles": lambda found: found + 1,
+    "conv_passes": lambda found: (1,) * len(found),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_fault_in_a_rule_of_the_fast_simulator_is_shown(monkeypatch, rule):
+    right = getattr(rules, rule)
+    monkeypatch.setattr(rules, rule, lambda *args: RULES[rule](right(*args)))
+    seeds = (102, 78)
+    found = []
+    for seed in seeds:
+        p, vectors, image = random_case(seed)
+        found.append(verify(workload(p), vectors, TIMED, image).difference)
+    assert any(found)
