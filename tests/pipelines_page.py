@@ -19,9 +19,7 @@ from tests.waves import draw, record
 PAGE = Path(__file__).parents[1] / "isa_spec" / "PIPELINES.md"
 EXAMPLES = PAGE.parent / "examples"
 BLOCK = re.compile(r"^```(times|rule|wave) (.*)\n((?:(?!```).*\n)*)```$", re.MULTILINE)
-CHANNELS = 16
-# value of a pixel's channels
-STEP = {"conv_2x2": 1, "conv_4x4": 2}
+STEP = {"conv_2x2": 1, "conv_4x4": 2, "window_4x4": 1}
 
 
 @cache
@@ -29,7 +27,7 @@ def example(name: str) -> tuple[Workload, np.ndarray]:
     """Return the program of an example, and its image: all channels of pixel p are (p + 1) x the example's step."""
     binary = assemble((EXAMPLES / f"{name}.s").read_text(encoding="utf-8"), f"{name}.s")
     pixels = binary.input.height * binary.input.width
-    return Workload.of(binary), np.repeat(np.arange(1, pixels + 1, dtype=np.uint8) * STEP[name], CHANNELS)
+    return Workload.of(binary), np.repeat(np.arange(1, pixels + 1, dtype=np.uint8) * STEP[name], binary.input.channels)
 
 
 @cache
@@ -85,7 +83,7 @@ def wrong_rules(name: str, boundary: int, body: str) -> list[str]:
 def lines_of(part: str, rows: int, cols: int) -> list[tuple[str, str]]:
     """Return titles and signals of a drawing."""
     if part == "vector":
-        return [(s, s) for s in ("slot", "sum", "biased", "product", "rounded")] + [("word written", "out")]
+        return [(s, s) for s in ("slot", "sum", "biased", "product", "residual", "rounded")] + [("word written", "out")]
     acts = [f"act {i},{c}" for i in range(rows) for c in range(cols) if rows == 2 or i == 0 or c == 0]
     sums = [f"{name} {c}" for c in range(cols if rows == 2 else 2) for name in ("psum", "total", "write")]
     weights = [f"weight {i},0" for i in range(rows)]

@@ -57,6 +57,7 @@ def registers(m: state.Machine, machine: MachineConfig, t: int, pixels: dict[int
     names = {"sum": state.SUM1, "biased": state.BIASED, "product": state.PRODUCT, "rounded": state.CLAMPED}
     for back, (name, row) in zip((2, 3, 4, 6), names.items(), strict=True):
         held[name] = int(lanes[row, 0]) if r["control"][(t - back) % state.CONTROL_RING]["go"] else None
+    held["residual"] = int(lanes[state.RES3, 0]) if held["product"] and r["control"][(t - 4) % 8]["residual"] else None
     return held
 
 
@@ -89,6 +90,10 @@ def wires(m: state.Machine, t: int, pixels: dict[int, int], held: dict[str, obje
         held["slot"] = f"P{read['index']}"
     elif read["acc_row"] >= 0:
         held["slot"] = int(read["acc_row"])
+    elif read["taps"]:
+        held["slot"] = f"t{read['tap']}"
+    elif read["residual"] >= 0:
+        held["slot"] = "res"
     control = r["control"][(t - 6) % state.CONTROL_RING]
     held["out"] = int(control["out"]) if control["go"] else None
 
