@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from npu_compiler.backend import compile_quantized
@@ -18,6 +19,7 @@ from tests.random_onnx import networks
 EVERY_LAYER = QuantizeOptions(bias_correction="layer", keep_first_8bit=False, keep_last_8bit=False)
 
 
+@pytest.mark.slow
 @given(networks(), st.sampled_from(["npu16", "npu32", "npu128"]))
 @settings(max_examples=40)
 def test_random_network_runs_as_its_golden_model(tmp_path_factory, case, machine):

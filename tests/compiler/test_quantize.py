@@ -78,6 +78,7 @@ def test_8_bits_are_close_to_float(method, float_graph):
     assert decibels(want, in_8_bits(graph, pixels)) > 27
 
 
+@pytest.mark.slow
 @given(networks())
 @settings(max_examples=60)
 def test_random_networks_become_valid_and_close(tmp_path_factory, case):
@@ -204,6 +205,7 @@ print(hashlib.sha256(to_bytes(binary)).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_two_compilations_give_the_same_bytes(tmp_path):
     """In one process, and in another whose sets and dictionaries of texts have another order."""
     path = save(wide_example(), tmp_path)
