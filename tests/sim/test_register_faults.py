@@ -64,7 +64,7 @@ FAULTS = {
         "matrix", 'if stream["fresh"]:', 'if stream["fresh"] and stream["step"] + 1 == stream["steps"]:', "crowded conv"
     ),
     "the wrong half of the accumulators": Fault("matrix", 'conv["acc_half"] * r["sizes"]["acc_rows"]', "0", 90),
-    "codes are cut off, not rounded": Fault("array", "half, low, high = 1 << shift >> 1", "half, low, high = 0", 209),
+    "codes are cut off, not rounded": Fault("power", "value + (1 << s >> 1) >> s", "value >> s", 209),
     "s_wgt is not added to the shift": Fault("array", "np.int32(s_act[x] + s_wgt[x])", "np.int32(s_act[x])", 209),
     "s_act arrives a column late": Fault(
         "array", "move_right(pe.s_act, head - 1, s,", "move_right(pe.s_act, head, s,", 209

@@ -13,17 +13,9 @@ from typing import Any
 import numpy as np
 
 from npu_sim.register.kernel import inlined, kernel
-from npu_sim.register.state import GROUP, REWIND, Array, Matrix, Pe
+from npu_sim.register.state import EIGHT, REWIND, Array, Matrix, Pe
 
 S_WGT, S_SHADOW = range(2)  # of Pe.shift
-
-
-@kernel
-def code4(value: int, position: int, unsigned: int) -> Any:
-    """Return the 4-bit code of an 8-bit value: round, shift, clamp."""
-    code = (value + (1 << position >> 1)) >> position
-    low, high = (0, 15) if unsigned else (-8, 7)
-    return min(max(code, low), high)
 
 
 @kernel
@@ -46,20 +38,19 @@ def extract_rows(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
         i = fetch["row"] % sz["segment_rows"]
         to[0], to[2] = fetch["row"] // sz["segment_rows"], 1 if i == 0 else 0
         to[1] = (i * sz["segments"] + to[0]) * cols
-        lower_row(fetch["four"], mx.raw[w], cols, line)
+        lower_row(fetch["four"], mx.raw[w], cols, mx.unit[0], line)
     if any_row:
         pe.line_born[at] = t
         wave["line_count"] += 1
 
 
 @inlined
-def lower_row(four: int, raw: Array, cols: int, line: Array) -> None:
+def lower_row(four: int, raw: Array, cols: int, unit: Array, line: Array) -> None:
     """Put the 8 bits of each column's weight, one int8 or two 4-bit codes, and s_wgt into a row of the skew."""
     odd, position = raw[cols:], raw[2 * cols :]
     for c in range(cols):
-        s, even = np.int64(position[c]), signed8(np.int64(raw[c]))
-        codes = code4(signed8(np.int64(odd[c])), s, 0) * 16 + (code4(even, s, 0) & 15)
-        line[0, c] = codes if four else even
+        s = position[c]
+        line[0, c] = unit[s, odd[c]] * 16 + (unit[s, raw[c]] & 15) if four else unit[EIGHT, raw[c]]
         line[1, c] = s
 
 
@@ -137,13 +128,13 @@ def extract_pixel(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
         return
     rows, mask, four = r["sizes"]["segment_rows"], len(pe.skew_act) - 1, pixel["four"]
     for k in range(len(segments)):
-        part, shift = segments[k]["part"] * rows, segments[k]["shift"]
-        lower_word(mx.word[k], mx.code[k], four, shift, pixel["unsigned"])
+        part, shift, at = segments[k]["part"] * rows, segments[k]["shift"], t + 1 + k
+        unit = mx.unit[pixel["unsigned"], shift if four else EIGHT]
         if four:
-            enter_four(t + 1 + k, k, mx.code[k, 2 * part :], rows, pe.skew_act)
+            enter_four(at, k, mx.word[k, 2 * part :], unit, rows, pe.skew_act)
         else:
-            enter_eight(t + 1 + k, k, mx.code[k, part:], rows, pe.skew_act)
-        pe.skew_shift[(t + 1 + k + rows) & mask, k] = shift if four else 0
+            enter_eight(at, k, mx.word[k, part:], unit, rows, pe.skew_act)
+        pe.skew_shift[(at + rows) & mask, k] = shift if four else 0
     control = pe.skew_control[(t + 1 + rows + len(segments)) & mask]
     control[0], control[1], control[2] = pixel["row"], pixel["keep"], pixel["last"]
     if four:
@@ -151,35 +142,21 @@ def extract_pixel(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
 
 
 @inlined
-def lower_word(word: Array, code: Array, four: int, shift: int, unsigned: int) -> None:
-    """Turn the bytes of a word into what the array multiplies: 8-bit values, or 4-bit codes."""
-    half, low, high = 1 << shift >> 1, 0 if unsigned else -8, 15 if unsigned else 7
-    sign = 0 if unsigned else 128
-    if four:
-        for b in range(GROUP):
-            value = (np.int32(word[b]) ^ sign) - sign
-            code[b] = min(max((value + half) >> shift, low), high)
-    else:
-        for b in range(GROUP):
-            code[b] = (np.int32(word[b]) ^ sign) - sign
-
-
-@inlined
-def enter_four(at: int, k: int, code: Array, rows: int, skew: Array) -> None:
-    """Send a segment's codes into the skew, two channels in each row."""
+def enter_four(at: int, k: int, word: Array, unit: Array, rows: int, skew: Array) -> None:
+    """Send a segment's part of a word into the skew in 4-bit form: two channels in each row."""
     mask, segments = len(skew) - 1, skew.shape[1] // 2 // rows
     for i in range(rows):
         slot, row = np.uint64(at + i & mask), np.uint64(i * segments + k)
-        skew[slot, row] = code[2 * i]
-        skew[slot, row + np.uint64(rows * segments)] = code[2 * i + 1]
+        skew[slot, row] = unit[word[2 * i]]
+        skew[slot, row + np.uint64(rows * segments)] = unit[word[2 * i + 1]]
 
 
 @inlined
-def enter_eight(at: int, k: int, code: Array, rows: int, skew: Array) -> None:
-    """Send a segment's values into the skew, one channel in each row."""
+def enter_eight(at: int, k: int, word: Array, unit: Array, rows: int, skew: Array) -> None:
+    """Send a segment's part of a word into the skew in 8-bit form: one channel in each row."""
     mask, segments = len(skew) - 1, skew.shape[1] // 2 // rows
     for i in range(rows):
-        skew[np.uint64(at + i & mask), np.uint64(i * segments + k)] = code[i]
+        skew[np.uint64(at + i & mask), np.uint64(i * segments + k)] = unit[word[i]]
 
 
 @inlined

@@ -1,6 +1,7 @@
 """The machine at START: memories and registers in the sizes of a design point, program and boundaries in place."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from npu_isa.machine import ACT_REGIONS, SEGMENT_ROWS, MachineConfig
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from npu_sim.register import front
 from npu_sim.register.state import (
     BEAT,
+    EIGHT,
     ENTRY,
     FETCH,
     FLIGHT,
@@ -95,6 +97,19 @@ def _sizes(machine: MachineConfig) -> tuple[int, ...]:
     )
 
 
+@cache
+def _extraction_unit() -> Array:
+    """Return what an extraction unit makes of a byte, int16 (2, positions + 1, 256): see `Matrix.unit`."""
+    byte = np.arange(256)
+    found = np.zeros((2, EIGHT + 1, 256), np.int16)
+    for unsigned, (low, high) in enumerate(((-8, 7), (0, 15))):
+        value = byte if unsigned else byte.astype(np.uint8).view(np.int8).astype(np.int64)
+        for s in range(EIGHT):  # positions are 0..4; four bits can hold more
+            found[unsigned, s] = np.clip(value + (1 << s >> 1) >> s, low, high)
+        found[unsigned, EIGHT] = value
+    return found
+
+
 def _matrix(segments: int, cols: int, batch: int) -> Matrix:
     fetch = np.zeros((2, batch), FETCH)
     fetch["row"] = -1
@@ -104,7 +119,7 @@ def _matrix(segments: int, cols: int, batch: int) -> Matrix:
         raw=np.zeros((batch, 3 * cols), np.uint8),
         segment=np.zeros((2, segments), SEGMENT),
         word=np.zeros((segments, GROUP), np.uint8),
-        code=np.zeros((segments, GROUP), np.int16),
+        unit=_extraction_unit(),
     )
 
 

@@ -18,6 +18,7 @@ GROUP = int(RAW["group_channels"])  # bytes of a word
 ENGINES = len(RAW["engines"])
 VECTOR_STAGES = 6  # read and reduce, bias, multiply, residual, round and clamp, write
 CONTROL_RING = 8  # slots of the vector engine's control, one per cycle: more than its stages
+EIGHT = 16  # row of Matrix.unit: the byte's value; the rows before are its 4-bit code at a position
 REWIND = 4096  # registers that all move one place per clock stand in a buffer with so much room before them; the place
 # where they begin moves instead, and they are brought back to the end when it has reached the front
 CAUSES = (
@@ -285,7 +286,7 @@ class Matrix(NamedTuple):
     raw: Array  # (row of a batch, 3 x columns): bytes read; behind them s_wgt, 4 bits per column
     segment: Array  # SEGMENT (2, segment): two sides
     word: Array  # (segment, 16): bytes read
-    code: Array  # (segment, 16): wires: the word after its extraction unit
+    unit: Array  # (2, 17, 256): gates of an extraction unit: signed or unsigned, position or EIGHT, byte
 
 
 class Pe(NamedTuple):
