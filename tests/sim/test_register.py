@@ -8,6 +8,7 @@ from npu_isa.asm import assemble
 from npu_isa.codec import decode, encode
 from npu_isa.errors import ProgramError
 from npu_isa.machine import MachineConfig, load_machine
+from npu_isa.numerics import lower
 from npu_isa.ops import Instruction
 from npu_isa.tables import ENGINES
 from npu_runtime.compiling import compile_file
@@ -34,6 +35,7 @@ from tests.register_models import (
 from tests.timing_models import causes_of
 
 NPU16 = load_machine("npu16")
+HALT = instruction("halt")
 
 
 def agree(report: VerifyReport) -> None:
@@ -115,6 +117,38 @@ def test_shadow_weights_are_taken_before_the_next_ones_come(batch, pixels):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("boundary", [0, 8])
+def test_long_streams_through_a_wide_array(boundary):
+    """Thousands of pixels without a gap: longer than the buffers in which registers move."""
+    groups, taps, pixels, cols = 8, 9, 480, 64
+    sizes = {"array_rows": 64, "array_cols": cols, "weight_memory_bytes": 1 << 17, "acc_rows": pixels, "act_banks": 16}
+    machine = replace(NPU16, **sizes, act_region_bytes=1 << 16).check()
+    rng = np.random.default_rng(boundary)
+    positions = rng.integers(0, 5, (groups, cols))
+    weights = rng.integers(-128, 128, (groups, taps, 16, cols))
+    packed = (positions[:, ::2] | positions[:, 1::2] << 4).astype(np.uint8)
+    constants = np.concatenate([packed.reshape(-1), weights.astype(np.int8).view(np.uint8).reshape(-1)])
+    image = rng.integers(0, 256, (pixels + taps - 1, groups, 16), np.uint8)
+    shifts = rng.integers(0, 5, groups)
+    code = (
+        instruction("load", memory=1, run=constants.size),
+        instruction("load", push=2, dram_addr=constants.size, run=image.size),
+        instruction("geom", kernel_w=taps, in_w=len(image), pixel_pitch=groups, unsigned=1),
+        instruction("groups", group=(*range(groups), *[0] * 8), shift=(*shifts.tolist(), *[0] * 8)),
+        instruction("conv", pop=1, tile_w=pixels, group_count=groups),
+        HALT,
+    )
+    found = run(code, machine, constants, (boundary,), constants.size + image.size, image, constants.size)
+    acts = image.astype(np.int64)
+    if boundary:
+        acts = lower(acts, shifts[:, None], unsigned=True)
+        weights = lower(weights, positions[:, None, None], unsigned=False)
+    want = sum(np.einsum("pgi,gic->pc", acts[t : t + pixels], weights[:, t]) for t in range(taps))
+    np.testing.assert_array_equal(found.memories["acc"][0], want)
+    assert found.causes[ENGINES.index("matrix"), CAUSES.index("stream")] > 4096
+
+
+@pytest.mark.slow
 def test_demo_network_at_five_ratios():
     """Every time, counter and value of the compiled demo, the output equal to the golden model's too."""
     compiled = compile_file(digits.MODEL_FILE, digits.TRAIN_FILE)
@@ -147,9 +181,6 @@ def wrong(code: tuple[Instruction, ...], machine: MachineConfig = NPU16, most_cy
     with pytest.raises(ProgramError) as caught:
         run(code, machine, np.zeros(0, np.uint8), (), 4096, np.zeros(0, np.uint8), 0, most_cycles)
     return str(caught.value)
-
-
-HALT = instruction("halt")
 
 
 def test_a_token_that_nobody_gives():

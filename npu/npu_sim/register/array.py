@@ -193,9 +193,9 @@ def move_right(buffer: Array, head: int, count: int, edge: Array, cols: int) -> 
 
 @kernel
 def rewind(buffer: Array, count: int) -> None:
-    """Bring registers that begin at place 0 to the end of their buffer."""
+    """Bring registers that begin at place 0 to the end of their buffer, last one first: the places may overlap."""
     room = len(buffer) - count
-    for x in range(count):
+    for x in range(count - 1, -1, -1):
         buffer[room + x] = buffer[x]
 
 
