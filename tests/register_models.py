@@ -45,11 +45,13 @@ def workload(p: RandomProgram) -> Workload:
 
 
 def with_speeds(machine: MachineConfig, rng: np.random.Generator) -> MachineConfig:
-    """Return the machine at other speeds; what programs compute and which of them are valid does not change."""
-    rows, bus = machine.array_rows, int(rng.choice([b for b in (4, 8, 16, 32) if b <= machine.act_banks * 16]))
+    """Return the machine with other rows and speeds; what programs compute and which are valid does not change."""
+    rows = int(rng.choice([machine.array_rows, *(8 * k for k in range(1, machine.act_banks + 1))]))
+    bus = int(rng.choice([b for b in (4, 8, 16, 32) if b <= machine.act_banks * 16]))
     return replace(
         machine,
-        weight_rows_per_cycle=int(rng.choice([d for d in (1, 2, 4, 8, 16, 32) if rows % d == 0])),
+        array_rows=rows,
+        weight_rows_per_cycle=int(rng.choice([d for d in range(1, rows + 1) if rows % d == 0])),
         vector_taps=int(rng.integers(1, 10)),
         dram_bytes_per_cycle=bus,
         dram_burst_bytes=int(rng.choice([b for b in (bus, 4 * bus, 1024) if b <= 1024])),
