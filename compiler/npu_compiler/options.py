@@ -42,7 +42,7 @@ class QuantizeOptions:
     percentile: float = 99.99
     aligned: bool = True
     positions: Positions = "error"
-    bias_correction: Repair = "network"
+    bias_correction: Repair = "layer"
     extract: Extraction = "static"
     keep_first_8bit: bool = True
     keep_last_8bit: bool = True

@@ -123,7 +123,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     quant.add_argument("--select", choices=get_args(Selection), help="which groups turn 4-bit first (greedy)")
     quant.add_argument("--extract", choices=get_args(Extraction), help="positions of activations (static)")
     quant.add_argument("--positions", choices=get_args(Positions), help="least squared error, or by range (error)")
-    quant.add_argument("--bias-correction", choices=get_args(Repair), help="what bias rows repair (network)")
+    quant.add_argument("--bias-correction", choices=get_args(Repair), help="what bias rows repair (layer)")
     quant.add_argument("--uniform", choices=get_args(Uniform), help="conventional INT4 in place of extraction (none)")
     quant.add_argument("--seed", type=int, metavar="S", help="of random and evolutionary selection (0)")
     quant.add_argument("--budget", type=_budget, metavar="N|Ss", help="search: generations (10), or seconds: 60s")
