@@ -1,7 +1,9 @@
 """The RTL of the matrix engine: generated package, lint, random programs, compiled networks, waveforms."""
 
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from npu_isa.machine import load_machine
 from npu_isa.ops import Conv
 from npu_sim.fast.timing import simulate
 from npu_sim.rtl import build as building
-from npu_sim.rtl.build import RtlError, find_toolchain, lint, sources
+from npu_sim.rtl.build import CACHE, RtlError, compile_model, find_toolchain, lint, sources
 from npu_sim.rtl.compare import compare
 from npu_sim.rtl.memories import trace
 from npu_sim.rtl.package import PACKAGE, package_text
@@ -21,6 +23,7 @@ from npu_sim.rtl.run import run
 
 from tests.qgraphs import random_images, random_qgraph
 from tests.rtl_models import SMALL, missing_tools, naive_memories, random_case, restrict, run_case, token_case
+from tests.sim.test_value_extremes import conv_bench, images_for
 
 
 def needs_tools(test):
@@ -60,6 +63,17 @@ def test_lint_sees_a_warning(monkeypatch, tmp_path):
     monkeypatch.setattr(building, "sources", lambda: files)
     with pytest.raises(RtlError, match="WIDTH"):
         lint(load_machine("npu16"))
+
+
+@needs_tools
+def test_every_product_and_every_code():
+    """The multiplier for all operands in both forms, the extraction for all values at all positions."""
+    here = Path(__file__).parent
+    parts = [f for f in sources() if f.stem in ("multiplier", "lower4")]
+    files = [*parts, here / "rtl_arithmetic.sv"]
+    made = compile_model(files, "rtl_arithmetic", here / "rtl_arithmetic.cpp", {}, [], CACHE)
+    done = subprocess.run([str(made)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{2 * 256 * (5 + 2 * 256)}\n")
 
 
 @needs_tools
@@ -103,6 +117,19 @@ def test_programs_cover_what_the_engine_does():
         *("taps fastest 0", "taps fastest 1", "unsigned 0", "unsigned 1"),
         *("waits for tokens", "waits for ports", "waits for room"),
     }
+
+
+@needs_tools
+@pytest.mark.parametrize("rows", [8, 24])
+def test_extremes_of_fields(rows):
+    """Convs at the ends of their fields' ranges (`test_value_extremes`), at every boundary."""
+    for seed in range(8):
+        made = conv_bench(np.random.default_rng((seed, 4)), 4).program()
+        p = replace(made, machine=replace(made.machine, array_rows=rows).check())
+        image = images_for(np.random.default_rng(seed), p)[seed % 2]
+        for boundary in p.legal[0]:
+            _, found = run_case(p, (boundary,), image)
+            assert found.difference is None, (seed, boundary)
 
 
 @needs_tools

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,52 +118,84 @@ def lint(machine: MachineConfig) -> str:
     return find_toolchain().run(["--lint-only", "-Wall", "--top-module", TOP, *values, *files])
 
 
+def driver_sizes(machine: MachineConfig) -> dict[str, int]:
+    """Return the sizes that driver.cpp is compiled with: the parameters, and the segments of a column."""
+    values = parameters(machine)
+    return {**values, "SEGMENTS": max(1, machine.array_rows // SEGMENT_ROWS)}
+
+
 def build(machine: MachineConfig, files: Sequence[Path] = (), *, waves: bool = False, folder: Path = CACHE) -> Path:
     """Return the simulator of a machine's matrix engine, compiled if it is not in `folder` yet.
 
     Args:
-        machine: the design point; its parameters, the sources and Verilator's version name the result.
+        machine: the design point.
         files: other SystemVerilog files than those of `sources()`.
         waves: able to write a VCD file (slower).
         folder: where compiled simulators are kept.
 
     Raises:
         RtlError: no tools, or the sources do not compile.
+        UnsupportedError: the RTL cannot have the machine's sizes.
+    """
+    given = [f"-G{name}={value}" for name, value in parameters(machine).items()]
+    options = [*given, *["--trace"] * waves]
+    return compile_model(tuple(files) or sources(), TOP, DRIVER, driver_sizes(machine), options, folder)
+
+
+def compile_model(
+    files: Sequence[Path], top: str, driver: Path, defines: Mapping[str, int], options: Sequence[str], folder: Path
+) -> Path:
+    """Return a program made of SystemVerilog files and a C++ driver, compiled if it is not in `folder` yet.
+
+    Args:
+        files: SystemVerilog, packages first.
+        top: its top module; the driver knows it as Vengine.
+        driver: C++ with a main.
+        defines: macros for the driver.
+        options: of Verilator.
+        folder: where compiled programs are kept; text and options of all that goes in name the result.
+
+    Raises:
+        RtlError: no tools, or something does not compile.
     """
     tools = find_toolchain()
-    files = tuple(files) or sources()
-    values = parameters(machine)
-    text = [f.read_text(encoding="utf-8") for f in (*files, DRIVER, Path(__file__))]
-    key = hashlib.sha256("\0".join([repr(values), repr(waves), tools.version, *text]).encode()).hexdigest()
+    text = [f.read_text(encoding="utf-8") for f in (*files, driver, Path(__file__))]
+    key = hashlib.sha256("\0".join([top, repr(defines), repr(options), tools.version, *text]).encode()).hexdigest()
     made = folder.resolve() / key[:20] / "simulator"
     if not made.exists():
         made.parent.mkdir(parents=True, exist_ok=True)
         with _locked(made.parent / "lock"):
             if not made.exists():
-                _compile(tools, files, values, waves, made)
+                _compile(tools, files, top, driver, defines, options, made)
     return made
 
 
-def _compile(tools: Toolchain, files: Sequence[Path], values: dict[str, int], waves: bool, made: Path) -> None:
-    folder = made.parent / "obj"
+def _compile(
+    tools: Toolchain,
+    files: Sequence[Path],
+    top: str,
+    driver: Path,
+    defines: Mapping[str, int],
+    options: Sequence[str],
+    made: Path,
+) -> None:
+    folder, waves = made.parent / "obj", "--trace" in options
     shutil.rmtree(folder, ignore_errors=True)
-    given = [f"-G{name}={value}" for name, value in values.items()]
     paths = [str(f.resolve()) for f in files]
-    tools.run([*VERILATE, *["--trace"] * waves, "--top-module", TOP, *given, "--Mdir", str(folder), *paths])
+    tools.run([*VERILATE, *options, "--top-module", top, "--Mdir", str(folder), *paths])
     flags = [*COMPILE, *(f"-DVM_{t}={int(waves and t in TRACES[:2])}" for t in TRACES)]
     flags += [f"-I{folder}", f"-I{tools.root / 'include'}", f"-I{tools.root / 'include' / 'vltstd'}"]
-    sizes = {**values, "SEGMENTS": max(1, values["ARRAY_ROWS"] // SEGMENT_ROWS)}
-    defines = [f"-D{name}={size}" for name, size in sizes.items()]
+    macros = [f"-D{name}={value}" for name, value in defines.items()]
     slow, fast = (sorted(f for f in folder.glob("*.cpp") if ("Slow" in f.name) == kind) for kind in (True, False))
     jobs = os.cpu_count() or 1
     groups = [fast[i::jobs] for i in range(jobs) if fast[i::jobs]]
     units = [(_join(folder / f"fast{i}.cc", group), ["-O1"]) for i, group in enumerate(groups)]
-    units += [(_join(folder / "slow.cc", slow), ["-O0"]), (DRIVER, ["-O1", *defines])]
+    units += [(_join(folder / "slow.cc", slow), ["-O0"]), (driver, ["-O1", *macros])]
 
     def translate(unit: tuple[Path, list[str]]) -> str:
-        file, options = unit
+        file, more = unit
         target = folder / f"{file.stem}.o"
-        _cpp([*flags, *options, "-c", str(file), "-o", str(target)])
+        _cpp([*flags, *more, "-c", str(file), "-o", str(target)])
         return str(target)
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -1,8 +1,10 @@
-// Drives the matrix engine cycle by cycle: replays what the other engines do, answers its memory reads, notes its trace.
+// Drives the matrix engine cycle by cycle: replays what the other engines do, answers its memory reads, notes its
+// trace.
 //
-// stdin: int64 header, boundaries, convs (half, first row, pixels), events (cycle, kind, a, b, c) in order of cycles, then
-// bytes that events point into. The first argument, if any, is the file for the waveform. stdout: int64 header, log (kind, cycle, value), then int32 sums of each conv and of each
-// read of the vector engine. npu_sim/rtl/stimulus.py and run.py are the other ends of both.
+// stdin: int64 header, boundaries, convs (half, first row, pixels), events (cycle, kind, a, b, c) in order of cycles,
+// then bytes that events point into. The first argument, if any, is the file for the waveform. stdout: int64 header,
+// log (kind, cycle, value), then int32 sums of each conv and of each read of the vector engine. npu_sim/rtl/stimulus.py
+// and run.py are the other ends of both.
 
 #include <algorithm>
 #include <chrono>
@@ -68,7 +70,9 @@ bool bit(const Port& port, size_t index) {
 
 template <typename Port>
 unsigned field24(const Port& port, size_t index) {
-    return get<uint8_t>(port, 3 * index) | get<uint8_t>(port, 3 * index + 1) << 8 | get<uint8_t>(port, 3 * index + 2) << 16;
+    unsigned value = 0;
+    std::memcpy(&value, reinterpret_cast<const uint8_t*>(&port) + 3 * index, 3);
+    return value;
 }
 
 class Bench {

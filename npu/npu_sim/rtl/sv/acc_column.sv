@@ -1,19 +1,19 @@
-// The accumulators of one column: read, add, write in three cycles. The vector engine has a read port of its own: it may read
-// rows of the half that a conv is writing other rows of.
+// The accumulators of one column: read, add, write in three cycles. The vector engine has a read port of its own: it
+// may read rows of the half that a conv is writing other rows of.
 module acc_column #(
     parameter int unsigned ACC_ROWS = 512,  // of a half
     parameter int unsigned TOTAL_BITS = 22
 ) (
-    input  logic                                    clk,
-    input  logic                                    rst,
-    input  engine_pkg::acc_t                        acc_i,
-    input  logic signed        [TOTAL_BITS-1:0]     total,
-    output engine_pkg::acc_t                        acc_o,       // to the next column, a cycle later
-    input  logic                                    vec_half,
-    input  logic               [15:0]               vec_row,
-    output logic signed        [31:0]               vec_data,    // a cycle later
-    output engine_pkg::acc_t                        written,     // what is written in this cycle
-    output logic signed        [31:0]               written_data
+    input  logic                         clk,
+    input  logic                         rst,
+    input  engine_pkg::acc_t             acc_i,
+    input  logic signed [TOTAL_BITS-1:0] total,
+    output engine_pkg::acc_t             acc_o,     // to the next column, a cycle later
+    input  logic                         vec_half,
+    input  logic [15:0]                  vec_row,
+    output logic signed [31:0]           vec_data,  // a cycle later
+    output engine_pkg::acc_t             written,   // what is written in this cycle
+    output logic signed [31:0]           written_data
 );
 
   localparam int unsigned ADDRESS_BITS = $clog2(2 * ACC_ROWS);

@@ -1,15 +1,15 @@
 // Activation extraction of one segment: a word of 16 channels becomes one byte per row.
 //
-// 8-bit form: row r takes channel piece * ROWS + r as it is. 4-bit form: row r takes the codes of two channels from
-// 2 * (piece * ROWS + r) on, the first in the high half-byte.
+// 8-bit form: row r takes channel piece * ROWS + r as it is. 4-bit form: row r takes the codes of two channels from 2 *
+// (piece * ROWS + r) on, the first in the high half-byte.
 module act_extract #(
     parameter int unsigned ROWS = 8
 ) (
-    input  logic                form4,
-    input  logic                is_unsigned,
-    input  logic [2:0]          piece,
-    input  logic [2:0]          s_act,
-    input  logic [15:0][7:0]    word,
+    input  logic                 form4,
+    input  logic                 is_unsigned,
+    input  logic [2:0]           piece,
+    input  logic [2:0]           s_act,
+    input  logic [15:0][7:0]     word,
     output logic [ROWS-1:0][7:0] rows
 );
 

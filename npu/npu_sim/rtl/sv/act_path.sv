@@ -4,19 +4,19 @@ module act_path #(
     parameter int unsigned SEGMENTS = 4,
     parameter int unsigned ROWS = 8
 ) (
-    input  logic                                    clk,
-    input  logic                                    rst,
+    input  logic clk,
+    input  logic rst,
     // of the cycle in which the addresses were given
-    input  logic                                    active,
-    input  logic                                    complete,
-    input  engine_pkg::flags_t                      flags,
-    input  logic               [SEGMENTS-1:0]       arrives,
-    input  logic               [SEGMENTS-1:0]       in_image,
-    input  logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0]       entries,
-    input  logic               [SEGMENTS-1:0][15:0][7:0] data,   // a cycle later
-    output logic               [SEGMENTS-1:0][ROWS-1:0][7:0] act,
-    output engine_pkg::flags_t                      act_flags,
-    output logic               [SEGMENTS-1:0][2:0]  act_s_act
+    input  logic                                            active,
+    input  logic                                            complete,
+    input  engine_pkg::flags_t                              flags,
+    input  logic [SEGMENTS-1:0]                             arrives,
+    input  logic [SEGMENTS-1:0]                             in_image,
+    input  logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0] entries,
+    input  logic [SEGMENTS-1:0][15:0][7:0]                  data,  // a cycle later
+    output logic [SEGMENTS-1:0][ROWS-1:0][7:0]              act,
+    output engine_pkg::flags_t                              act_flags,
+    output logic [SEGMENTS-1:0][2:0]                        act_s_act
 );
 
   logic whole_q, whole_qq;

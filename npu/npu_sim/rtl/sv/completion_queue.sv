@@ -1,5 +1,6 @@
-// Operations that have started and not ended. They end in order, as many in a cycle as are done; each gives its tokens at
-// its end, and waits for room in the FIFOs of all of them. A place that another engine frees in cycle t counts from t + 1.
+// Operations that have started and not ended. They end in order, as many in a cycle as are done; each gives its tokens
+// at its end, and waits for room in the FIFOs of all of them. A place that another engine frees in cycle t counts from
+// t + 1.
 module completion_queue #(
     parameter int unsigned DEPTH = 32,
     parameter int unsigned TOKEN_DEPTH = 64

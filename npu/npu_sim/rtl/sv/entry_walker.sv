@@ -1,22 +1,22 @@
-// Walks the (tap, group) list of a conv: places below `low` in 4-bit form first, then the others in 8-bit form; within each
-// part taps or groups run fastest, and the pieces of a group (two halves in 8-bit form) fastest of all.
+// Walks the (tap, group) list of a conv: places below `low` in 4-bit form first, then the others in 8-bit form; within
+// each part taps or groups run fastest, and the pieces of a group (two halves in 8-bit form) fastest of all.
 module entry_walker #(
     parameter int unsigned ROWS = 8  // of a segment
 ) (
     input  logic           clk,
     input  logic           rst,
     input  npu_pkg::geom_t geom,
-    input  logic [8:0]     low,         // places in 4-bit form
-    input  logic [8:0]     count,       // places in all
-    input  logic           step,        // to the next entry; from the last one back to the first
+    input  logic [8:0]     low,       // places in 4-bit form
+    input  logic [8:0]     count,     // places in all
+    input  logic           step,      // to the next entry; from the last one back to the first
     output logic           form4,
-    output logic [8:0]     place,       // relative to the first place covered
+    output logic [8:0]     place,     // relative to the first place covered
     output logic [15:0]    tap,
     output logic [2:0]     piece,
     output logic [15:0]    dy,
     output logic [15:0]    dx,
-    output logic [40:0]    offset,      // words from the pixel's first to the tap's, without the group
-    output logic           part_end,    // the last entry of its part
+    output logic [40:0]    offset,    // words from the pixel's first to the tap's, without the group
+    output logic           part_end,  // the last entry of its part
     output logic           conv_end
 );
 

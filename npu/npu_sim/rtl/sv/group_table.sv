@@ -3,14 +3,14 @@ module group_table (
     input  logic             clk,
     input  logic             write,
     input  npu_pkg::groups_t entries,
-    input  logic       [7:0] place,
-    output logic       [7:0] group,
-    output logic       [2:0] s_act,
-    input  logic             scan,     // note the least and largest group of places first .. last
-    input  logic       [7:0] first,
-    input  logic       [7:0] last,
-    output logic       [7:0] least,
-    output logic       [7:0] largest
+    input  logic [7:0]       place,
+    output logic [7:0]       group,
+    output logic [2:0]       s_act,
+    input  logic             scan,  // note the least and largest group of places first .. last
+    input  logic [7:0]       first,
+    input  logic [7:0]       last,
+    output logic [7:0]       least,
+    output logic [7:0]       largest
 );
 
   localparam int unsigned WIDTH = npu_pkg::TABLE_ENTRIES_PER_WORD;

@@ -1,5 +1,5 @@
-// The engine's queue: a word dispatched in cycle d is at the head from d + 1 on at the earliest; a place freed in cycle t
-// can be used from t + 1.
+// The engine's queue: a word dispatched in cycle d is at the head from d + 1 on at the earliest; a place freed in cycle
+// t can be used from t + 1.
 module instruction_queue #(
     parameter int unsigned DEPTH = 4
 ) (

@@ -2,7 +2,7 @@
 module lower4 (
     input  logic       is_unsigned,
     input  logic [7:0] value,
-    input  logic [2:0] s,            // 0..4
+    input  logic [2:0] s,  // 0..4
     output logic [3:0] code
 );
 

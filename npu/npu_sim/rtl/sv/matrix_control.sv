@@ -1,45 +1,46 @@
 // When things happen: accepts instructions, takes tokens and ports, starts passes.
 //
-// A conv is accepted when no conv has a pass left to start; it takes the tokens of load and store and its first weight load
-// begins, no sooner than SHADOW_FREE_CYCLES after the last pass started. A pass starts when its weights are there and the
-// stream before it has ended; the first one of a conv also waits for the vector engine's tokens and then for the ports.
+// A conv is accepted when no conv has a pass left to start; it takes the tokens of load and store and its first weight
+// load begins, no sooner than SHADOW_FREE_CYCLES after the last pass started. A pass starts when its weights are there
+// and the stream before it has ended; the first one of a conv also waits for the vector engine's tokens and then for
+// the ports.
 module matrix_control (
-    input  logic                        clk,
-    input  logic                        rst,
+    input  logic clk,
+    input  logic rst,
     // queue
-    input  logic                        queue_valid,
-    input  npu_pkg::word_t              queue_word,
-    output logic                        accept,
+    input  logic           queue_valid,
+    input  npu_pkg::word_t queue_word,
+    output logic           accept,
     // tokens
     output logic [npu_pkg::ENGINES-1:0] want,
     output logic                        take,
     input  logic                        tokens_ready,
     // ends
     input  logic                        end_blocked,
-    output logic                        begun,         // an operation starts (a conv: its first pixel)
+    output logic                        begun,  // an operation starts (a conv: its first pixel)
     output logic                        begun_conv,
     output logic [npu_pkg::ENGINES-1:0] begun_push,
     // state that instructions set
-    output npu_pkg::geom_t              geom,
-    output logic                        groups_write,
-    output npu_pkg::groups_t            groups,
-    output logic                        conv_accept,
-    output npu_pkg::conv_t              conv,          // from the cycle in which it is accepted on
-    input  logic [7:0]                  boundary,      // of the layer's register
-    output logic [8:0]                  low,           // places in 4-bit form
+    output npu_pkg::geom_t   geom,
+    output logic             groups_write,
+    output npu_pkg::groups_t groups,
+    output logic             conv_accept,
+    output npu_pkg::conv_t   conv,      // from the cycle in which it is accepted on
+    input  logic [7:0]       boundary,  // of the layer's register
+    output logic [8:0]       low,       // places in 4-bit form
     // passes
-    output logic                        plan_go,
-    input  logic                        plan_busy,
-    input  logic                        plan_ready,
-    input  logic                        plan_last,
-    input  logic                        streaming,
-    input  logic [3:0]                  ports_wanted,
-    input  logic [3:0]                  ports_busy,
-    output logic                        pass_start,
-    output logic                        pass_first,    // of the conv
+    output logic       plan_go,
+    input  logic       plan_busy,
+    input  logic       plan_ready,
+    input  logic       plan_last,
+    input  logic       streaming,
+    input  logic [3:0] ports_wanted,
+    input  logic [3:0] ports_busy,
+    output logic       pass_start,
+    output logic       pass_first,  // of the conv
     // trace
-    output logic                        weights_tokens,
-    output logic                        vector_tokens
+    output logic weights_tokens,
+    output logic vector_tokens
 );
 
   localparam int unsigned WAIT_BITS = $clog2(npu_pkg::SHADOW_FREE_CYCLES);

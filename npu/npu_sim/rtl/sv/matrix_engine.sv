@@ -13,56 +13,56 @@ module matrix_engine #(
     localparam int unsigned ROWS = ARRAY_ROWS < npu_pkg::SEGMENT_ROWS ? ARRAY_ROWS : npu_pkg::SEGMENT_ROWS,
     localparam int unsigned SEGMENTS = ARRAY_ROWS / ROWS
 ) (
-    input  logic                                             clk,
-    input  logic                                             rst,
+    input  logic clk,
+    input  logic rst,
     // front end
-    input  logic                                             put,
-    input  npu_pkg::word_t                                   put_word,
-    output logic                                             queue_full,
+    input  logic           put,
+    input  npu_pkg::word_t put_word,
+    output logic           queue_full,
     // boundary registers
-    input  logic                                             boundary_write,
-    input  logic             [7:0]                           boundary_index,
-    input  logic             [7:0]                           boundary_data,
-    input  logic                                             boundary_start,
+    input  logic       boundary_write,
+    input  logic [7:0] boundary_index,
+    input  logic [7:0] boundary_data,
+    input  logic       boundary_start,
     // tokens: given to this engine, given by it, and those of them that the others take
-    input  logic             [npu_pkg::ENGINES-1:0][7:0]     tokens_in,
-    output logic             [npu_pkg::ENGINES-1:0][7:0]     tokens_out,
-    input  logic             [npu_pkg::ENGINES-1:0][7:0]     tokens_taken,
+    input  logic [npu_pkg::ENGINES-1:0][7:0] tokens_in,
+    output logic [npu_pkg::ENGINES-1:0][7:0] tokens_out,
+    input  logic [npu_pkg::ENGINES-1:0][7:0] tokens_taken,
     // read ports of the activation regions
-    input  logic             [3:0]                           ports_busy,   // held by others
-    output logic             [3:0]                           ports_held,
+    input  logic [3:0] ports_busy,  // held by others
+    output logic [3:0] ports_held,
     // activation memory, one word per segment; data in the next cycle
-    output logic             [SEGMENTS-1:0]                  act_read,
-    output logic             [SEGMENTS-1:0][23:0]            act_address,
-    input  logic             [SEGMENTS-1:0][15:0][7:0]       act_data,
+    output logic [SEGMENTS-1:0]            act_read,
+    output logic [SEGMENTS-1:0][23:0]      act_address,
+    input  logic [SEGMENTS-1:0][15:0][7:0] act_data,
     // weight memory; data in the next cycle
-    output logic                                             wgt_read,
-    output logic             [27:0]                          wgt_address,  // bytes
-    input  logic             [2*WGT_ROWS-1:0][COLS-1:0][7:0] wgt_data,
-    output logic                                             pos_read,
-    output logic             [23:0]                          pos_address,  // words of 16 bytes
-    input  logic             [COLS-1:0][3:0]                 pos_data,
+    output logic                                 wgt_read,
+    output logic [27:0]                          wgt_address,  // bytes
+    input  logic [2*WGT_ROWS-1:0][COLS-1:0][7:0] wgt_data,
+    output logic                                 pos_read,
+    output logic [23:0]                          pos_address,  // words of 16 bytes
+    input  logic [COLS-1:0][3:0]                 pos_data,
     // the vector engine's reads of accumulators; data in the next cycle
-    input  logic                                             vec_half,
-    input  logic             [15:0]                          vec_row,
-    output logic             [COLS-1:0][31:0]                vec_data,
+    input  logic                  vec_half,
+    input  logic [15:0]           vec_row,
+    output logic [COLS-1:0][31:0] vec_data,
     // trace
-    output logic                                             trace_accept,
-    output logic                                             trace_weights_tokens,
-    output logic                                             trace_load,         // weights of a pass start
-    output logic                                             trace_tokens,       // the last tokens are taken
-    output logic                                             trace_start,
-    output logic                                             trace_pass,
-    output logic                                             trace_form4,
-    output logic             [6:0]                           trace_last_turn,
-    output logic                                             trace_streaming,
-    output logic                                             trace_done,         // a conv's last sum is written
-    output logic             [7:0]                           trace_ended,
-    output logic             [COLS-1:0]                      trace_write,
-    output logic             [COLS-1:0]                      trace_last,
-    output logic             [COLS-1:0]                      trace_half,
-    output logic             [COLS-1:0][15:0]                trace_row,
-    output logic             [COLS-1:0][31:0]                trace_data
+    output logic                  trace_accept,
+    output logic                  trace_weights_tokens,
+    output logic                  trace_load,    // weights of a pass start
+    output logic                  trace_tokens,  // the last tokens are taken
+    output logic                  trace_start,
+    output logic                  trace_pass,
+    output logic                  trace_form4,
+    output logic [6:0]            trace_last_turn,
+    output logic                  trace_streaming,
+    output logic                  trace_done,    // a conv's last sum is written
+    output logic [7:0]            trace_ended,
+    output logic [COLS-1:0]       trace_write,
+    output logic [COLS-1:0]       trace_last,
+    output logic [COLS-1:0]       trace_half,
+    output logic [COLS-1:0][15:0] trace_row,
+    output logic [COLS-1:0][31:0] trace_data
 );
 
   // a segment's sum shifted by up to 8 has 20 bits

@@ -1,13 +1,13 @@
 // Signed 9 x 8-bit product of one channel, or the sum of two 4-bit products, times 16.
 //
 // The weight is cut into half-bytes, each with a multiplier: product = a wl + 16 a wh. In 4-bit form the half-bytes of
-// activation and weight are the codes of two channels, crosswise: ah belongs to wl and al to wh. The lower multiplier then
-// takes 16 ah in place of a, the upper one al, and what comes out is 16 (ah wl + al wh): nothing is shifted.
+// activation and weight are the codes of two channels, crosswise: ah belongs to wl and al to wh. The lower multiplier
+// then takes 16 ah in place of a, the upper one al, and what comes out is 16 (ah wl + al wh): nothing is shifted.
 module multiplier (
     input  logic               form4,
     input  logic               is_unsigned,
-    input  logic        [ 7:0] act,
-    input  logic        [ 7:0] wgt,
+    input  logic [ 7:0]        act,
+    input  logic [ 7:0]        wgt,
     output logic signed [15:0] product
 );
 

@@ -7,37 +7,36 @@ module pass_planner #(
     parameter int unsigned WGT_ROWS = 1,
     parameter int unsigned BANKS = 8
 ) (
-    input  logic                                     clk,
-    input  logic                                     rst,
-    input  npu_pkg::geom_t                           geom,
-    input  npu_pkg::conv_t                           conv,
-    input  logic               [8:0]                 low,
-    input  logic                                     go,           // first cycle of the load
-    input  logic                                     used,         // the pass starts: the plan is free again
-    output logic                                     busy,
-    output logic                                     ready,
-    output logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0]        entries,
-    output logic                                     form4,
-    output logic               [6:0]                 last_turn,
-    output logic                                     last_pass,    // of the conv
+    input  logic                                            clk,
+    input  logic                                            rst,
+    input  npu_pkg::geom_t                                  geom,
+    input  npu_pkg::conv_t                                  conv,
+    input  logic [8:0]                                      low,
+    input  logic                                            go,         // first cycle of the load
+    input  logic                                            used,       // the pass starts: the plan is free again
+    output logic                                            busy,
+    output logic                                            ready,
+    output logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0] entries,
+    output logic                                            form4,
+    output logic [6:0]                                      last_turn,
+    output logic                                            last_pass,  // of the conv
     // group table
-    output logic               [7:0]                 place,
-    input  logic               [7:0]                 group,
-    input  logic               [2:0]                 s_act,
+    output logic [7:0] place,
+    input  logic [7:0] group,
+    input  logic [2:0] s_act,
     // weight memory: data in the next cycle
-    output logic                                     wgt_read,
-    output logic               [27:0]                wgt_address,  // bytes
-    input  logic [2*WGT_ROWS-1:0][COLS-1:0][7:0]     wgt_data,
-    output logic                                     pos_read,
-    output logic               [23:0]                pos_address,  // words of 16 bytes
-    input  logic               [COLS-1:0][3:0]       pos_data,
+    output logic                                 wgt_read,
+    output logic [27:0]                          wgt_address,  // bytes
+    input  logic [2*WGT_ROWS-1:0][COLS-1:0][7:0] wgt_data,
+    output logic                                 pos_read,
+    output logic [23:0]                          pos_address,  // words of 16 bytes
+    input  logic [COLS-1:0][3:0]                 pos_data,
     // array
-    output engine_pkg::wload_t                       wload,
-    output logic               [COLS-1:0][2:0]       wload_s_wgt,
-    output logic [COLS-1:0][WGT_ROWS-1:0][7:0]       wload_wgt
+    output engine_pkg::wload_t                 wload,
+    output logic [COLS-1:0][2:0]               wload_s_wgt,
+    output logic [COLS-1:0][WGT_ROWS-1:0][7:0] wload_wgt
 );
 
-  localparam int unsigned CYCLES = SEGMENTS * ROWS / WGT_ROWS;
   localparam int unsigned POSITION_WORDS = (COLS + 2 * npu_pkg::GROUP_CHANNELS - 1) / (2 * npu_pkg::GROUP_CHANNELS);
 
   // -- counting rows
@@ -136,7 +135,8 @@ module pass_planner #(
   assign reading = (go || busy) && (first_of_entry ? append : reading_q);
   assign block = 28'(conv.weight_addr) + 28'(conv.group_count) * 28'(POSITION_WORDS)
       + (28'(walk_place) * (28'(geom.kernel_h) * 28'(geom.kernel_w)) + 28'(tap)) * 28'(COLS);
-  assign base = first_of_entry ? (block << 4) + 28'(piece) * (walk_form4 ? 28'(2 * ROWS * COLS) : 28'(ROWS * COLS)) : base_q;
+  assign base = !first_of_entry ? base_q
+      : (block << 4) + 28'(piece) * (walk_form4 ? 28'(2 * ROWS * COLS) : 28'(ROWS * COLS));
 
   logic load_form4;
   assign load_form4 = go ? walk_form4 : form4;
@@ -188,6 +188,6 @@ module pass_planner #(
   end
 
   logic unused;
-  assign unused = &{1'b0, pos_data, conv, CYCLES == 0};
+  assign unused = &{1'b0, pos_data, conv};
 
 endmodule

@@ -2,13 +2,13 @@
 module pe #(
     parameter int unsigned PSUM_BITS = 19
 ) (
-    input  logic                               clk,
-    input  engine_pkg::lane_t                  lane_i,
-    input  logic signed        [PSUM_BITS-1:0] psum_i,
-    input  logic                               shadow_write,
-    input  logic               [7:0]           shadow_data,
-    output engine_pkg::lane_t                  lane_o,
-    output logic signed        [PSUM_BITS-1:0] psum_o
+    input  logic                        clk,
+    input  engine_pkg::lane_t           lane_i,
+    input  logic signed [PSUM_BITS-1:0] psum_i,
+    input  logic                        shadow_write,
+    input  logic [7:0]                  shadow_data,
+    output engine_pkg::lane_t           lane_o,
+    output logic signed [PSUM_BITS-1:0] psum_o
 );
 
   logic [7:0] shadow, active, wgt;

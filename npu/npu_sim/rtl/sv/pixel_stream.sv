@@ -1,26 +1,26 @@
-// Streams the pixels of a pass: a pixel takes as many cycles as the bank factor, in each of which every bank delivers at most
-// one word. Each entry has its own address and its own padding test.
+// Streams the pixels of a pass: a pixel takes as many cycles as the bank factor, in each of which every bank delivers
+// at most one word. Each entry has its own address and its own padding test.
 module pixel_stream #(
     parameter int unsigned SEGMENTS = 4
 ) (
-    input  logic                                       clk,
-    input  logic                                       rst,
-    input  logic                                       start,
-    input  engine_pkg::pass_t                          plan_pass,
-    input  engine_pkg::tile_t                          plan_tile,
-    input  logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0]          plan_entries,
-    output logic                                       streaming,   // a pass that started before has a cycle left
+    input  logic                                            clk,
+    input  logic                                            rst,
+    input  logic                                            start,
+    input  engine_pkg::pass_t                               plan_pass,
+    input  engine_pkg::tile_t                               plan_tile,
+    input  logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0] plan_entries,
+    output logic                                            streaming,  // a pass that started before has a cycle left
     // activation memory: data in the next cycle
-    output logic               [SEGMENTS-1:0]          act_read,
-    output logic               [SEGMENTS-1:0][23:0]    act_address,
+    output logic [SEGMENTS-1:0]       act_read,
+    output logic [SEGMENTS-1:0][23:0] act_address,
     // this cycle's part of the pixel
-    output logic                                       active,
-    output logic                                       complete,    // all words of the pixel are read
-    output engine_pkg::flags_t                         flags,
-    output logic               [SEGMENTS-1:0]          arrives,     // this entry's word is read now
-    output logic               [SEGMENTS-1:0]          in_image,      // the tap lies in the image
-    output logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0]          entries,
-    output engine_pkg::acc_t                           acc
+    output logic                                            active,
+    output logic                                            complete,  // all words of the pixel are read
+    output engine_pkg::flags_t                              flags,
+    output logic [SEGMENTS-1:0]                             arrives,   // this entry's word is read now
+    output logic [SEGMENTS-1:0]                             in_image,  // the tap lies in the image
+    output logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0] entries,
+    output engine_pkg::acc_t                                acc
 );
 
   typedef struct packed {

@@ -1,12 +1,13 @@
-// The regions whose read ports a conv takes: all between the lowest and the highest word of its windows inside the image.
+// The regions whose read ports a conv takes: all between the lowest and the highest word of its windows inside the
+// image.
 module region_mask #(
     parameter int unsigned REGION_WORDS = 1024
 ) (
-    input  npu_pkg::geom_t          geom,
-    input  engine_pkg::tile_t       tile,
-    input  logic              [7:0] least_group,
-    input  logic              [7:0] largest_group,
-    output logic              [3:0] mask
+    input  npu_pkg::geom_t    geom,
+    input  engine_pkg::tile_t tile,
+    input  logic [7:0]        least_group,
+    input  logic [7:0]        largest_group,
+    output logic [3:0]        mask
 );
 
   // first and last image row (column) inside the image, relative to the first window's; none if last < first
@@ -30,8 +31,10 @@ module region_mask #(
   assign cols = span(28'(tile.x), tile.last_col, geom.stride_x, geom.kernel_w - 8'd1, geom.dilation_x, tile.in_w);
 
   logic [23:0] low, high;
-  assign low = tile.address + 24'(rows.first) * geom.row_pitch + 24'(cols.first) * 24'(geom.pixel_pitch) + 24'(least_group);
-  assign high = tile.address + 24'(rows.last) * geom.row_pitch + 24'(cols.last) * 24'(geom.pixel_pitch) + 24'(largest_group);
+  assign low = tile.address + 24'(rows.first) * geom.row_pitch + 24'(cols.first) * 24'(geom.pixel_pitch)
+      + 24'(least_group);
+  assign high = tile.address + 24'(rows.last) * geom.row_pitch + 24'(cols.last) * 24'(geom.pixel_pitch)
+      + 24'(largest_group);
 
   logic some;
   assign some = $signed(rows.last) >= $signed(rows.first) && $signed(cols.last) >= $signed(cols.first);

@@ -1,5 +1,5 @@
-// Eight rows of one column (all rows of an array of 2 or 4) and their join: the segment's sum is shifted by s_act + s_wgt
-// and added to the total that comes from the segment above.
+// Eight rows of one column (all rows of an array of 2 or 4) and their join: the segment's sum is shifted by s_act +
+// s_wgt and added to the total that comes from the segment above.
 module segment #(
     parameter int unsigned ROWS = 8,
     parameter int unsigned WGT_ROWS = 1,     // rows of shadow weights written per cycle
@@ -7,19 +7,19 @@ module segment #(
     // 8 products of at most 255 x 128 in magnitude, or 8 pairs of 4-bit products times 16
     localparam int unsigned PSUM_BITS = 19
 ) (
-    input  logic                                      clk,
-    input  logic                      [ROWS-1:0][engine_pkg::LANE_BITS-1:0] lanes_i,
-    input  engine_pkg::tag_t                          tag_i,
-    input  engine_pkg::wload_t                        wload_i,
-    input  logic                              [2:0]   s_wgt_i,
-    input  logic                  [WGT_ROWS-1:0][7:0] wgt_i,
-    input  logic signed             [TOTAL_BITS-1:0]  total_i,
-    output logic                      [ROWS-1:0][engine_pkg::LANE_BITS-1:0] lanes_o,
-    output engine_pkg::tag_t                          tag_o,
-    output engine_pkg::wload_t                        wload_o,
-    output logic                              [2:0]   s_wgt_o,
-    output logic                  [WGT_ROWS-1:0][7:0] wgt_o,
-    output logic signed             [TOTAL_BITS-1:0]  total_o
+    input  logic                                       clk,
+    input  logic [ROWS-1:0][engine_pkg::LANE_BITS-1:0] lanes_i,
+    input  engine_pkg::tag_t                           tag_i,
+    input  engine_pkg::wload_t                         wload_i,
+    input  logic [2:0]                                 s_wgt_i,
+    input  logic [WGT_ROWS-1:0][7:0]                   wgt_i,
+    input  logic signed [TOTAL_BITS-1:0]               total_i,
+    output logic [ROWS-1:0][engine_pkg::LANE_BITS-1:0] lanes_o,
+    output engine_pkg::tag_t                           tag_o,
+    output engine_pkg::wload_t                         wload_o,
+    output logic [2:0]                                 s_wgt_o,
+    output logic [WGT_ROWS-1:0][7:0]                   wgt_o,
+    output logic signed [TOTAL_BITS-1:0]               total_o
 );
 
   logic load;

@@ -1,5 +1,5 @@
-// R x C weight-stationary array with its skew: row r of segment k runs r + k cycles behind row 0, column c c cycles behind
-// column 0, for activations, weights and sums alike.
+// R x C weight-stationary array with its skew: row r of segment k runs r + k cycles behind row 0, column c c cycles
+// behind column 0, for activations, weights and sums alike.
 module systolic_array #(
     parameter int unsigned SEGMENTS = 4,
     parameter int unsigned ROWS = 8,      // of a segment
@@ -7,15 +7,15 @@ module systolic_array #(
     parameter int unsigned WGT_ROWS = 1,
     parameter int unsigned TOTAL_BITS = 22
 ) (
-    input  logic                                                clk,
-    input  logic                                                rst,
-    input  logic               [SEGMENTS-1:0][ROWS-1:0][7:0]    act,       // one pixel, all rows
-    input  engine_pkg::flags_t                                  flags,
-    input  logic               [SEGMENTS-1:0][2:0]              s_act,
-    input  engine_pkg::wload_t                                  wload,
-    input  logic               [COLS-1:0][2:0]                  s_wgt,
-    input  logic               [COLS-1:0][WGT_ROWS-1:0][7:0]    wgt,
-    output logic               [COLS-1:0][TOTAL_BITS-1:0]       total      // column c: of the pixel c cycles before
+    input  logic                               clk,
+    input  logic                               rst,
+    input  logic [SEGMENTS-1:0][ROWS-1:0][7:0] act,   // one pixel, all rows
+    input  engine_pkg::flags_t                 flags,
+    input  logic [SEGMENTS-1:0][2:0]           s_act,
+    input  engine_pkg::wload_t                 wload,
+    input  logic [COLS-1:0][2:0]               s_wgt,
+    input  logic [COLS-1:0][WGT_ROWS-1:0][7:0] wgt,
+    output logic [COLS-1:0][TOTAL_BITS-1:0]    total  // column c: of the pixel c cycles before
 );
 
   // -- activations, flags and tags enter on the left, skewed by row

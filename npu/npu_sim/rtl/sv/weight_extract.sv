@@ -5,8 +5,8 @@
 module weight_extract #(
     parameter int unsigned WGT_ROWS = 1
 ) (
-    input  logic                      form4,
-    input  logic [2:0]                s_wgt,
+    input  logic                       form4,
+    input  logic [2:0]                 s_wgt,
     input  logic [2*WGT_ROWS-1:0][7:0] bytes,
     output logic [WGT_ROWS-1:0][7:0]   rows
 );

