@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from npu_compiler.qgraph import QConcat, QConv, QFold, QNode, QuantizedGraph, QWindow
 from npu_compiler.qverify import verify_quantized
 
-MAGIC = b"NPUQNT\r\n"
+MAGIC = b"NPUQ  \r\n"
 VERSION = 1
 NODES: dict[str, type[QNode]] = {"fold": QFold, "conv": QConv, "window": QWindow, "concat": QConcat}
 KIND = {kind: name for name, kind in NODES.items()}

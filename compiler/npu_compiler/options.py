@@ -16,7 +16,7 @@ Uniform = Literal["none", "minmax", "mse"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizeOptions:
-    """Choices of the quantizer; the defaults are those measured best on the networks of the test data.
+    """Choices of the quantizer.
 
     Attributes:
         method: range of a tensor: all values, a percentile of their magnitudes, or least squared 8-bit error.

@@ -44,7 +44,7 @@ def unseal(data: bytes, magic: bytes, version: int, where: str) -> tuple[dict[st
     from safetensors.numpy import load
 
     if data[: len(magic)] != magic:
-        raise ContainerError(f"not a {magic[:6].decode().lower()} file", where, "check the path")
+        raise ContainerError(f"not a {magic.decode().strip().lower()} file", where, "check the path")
     if len(data) < HEAD:
         raise ContainerError(f"{len(data)} bytes: the file is cut short", where, WAY_OUT)
     found = int.from_bytes(data[len(magic) : len(magic) + 4], "little")

@@ -233,9 +233,9 @@ def _add_verify(sub: Subparsers) -> None:
     parser.add_argument("--quantized", metavar="FILE.npuq", help="the network that the golden model computes")
     parser.add_argument("--ratio", type=_ratios, default=_ratios(RATIOS), metavar="P[,P...]", help=f"({RATIOS})")
     parser.add_argument("--data", metavar="DATA", help="images to run (one image of noise)")
-    parser.add_argument("--limit", type=_positive, default=1, metavar="N", help="images of --data (1)")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="images of --data (1)")
     _add_output(parser, "the result")
-    parser.set_defaults(function=commands.verify_command)
+    parser.set_defaults(function=commands.verify_command, parser=parser)
 
 
 def _add_tools(sub: Subparsers) -> None:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from npu_runtime.tables import Table
 
 COMPARE_SCHEMA = "npu.compare/1"
+LADDER_SETS = ("select", "extract", "positions", "bias_correction", "uniform", "plain_scales")
+QUANTIZE = (
+    *("calibration", "pixel_scale", "mean", "std", "resize", "crop", "preprocess", "requantize"),
+    *("method", "percentile", "max_images", "seed", "budget", "lower_first", "lower_last", *LADDER_SETS),
+)
 
 
 def _note(text: str) -> None:
@@ -66,6 +71,25 @@ def _progress(title: str, total: int | None) -> "Iterator[Callable[..., None]]":
 # -- compile
 
 
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    """End with a wrong call where an option is given that would do nothing."""
+    for name in names:
+        if getattr(args, name, None):
+            args.parser.error(f"--{name.replace('_', '-')} does nothing {reason}")
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Refuse options that do nothing beside the others given."""
+    if args.method != "percentile":
+        _refuse(args, ("percentile",), "without --method percentile")
+    if args.uniform not in (None, "none"):
+        _refuse(args, ("extract", "positions", "plain_scales"), "with --uniform, which replaces it")
+    if args.command != "ablate" and args.select != "evolutionary":
+        _refuse(args, ("budget", "state"), "without --select evolutionary")
+        if args.select != "random":
+            _refuse(args, ("seed",), "without --select random or evolutionary")
+
+
 def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `quantize_file` and `compile_file` that they share."""
     from npu_compiler.options import QuantizeOptions
@@ -74,6 +98,7 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.calibration is None:
         args.parser.error("an ONNX model needs --calibration DATA")
+    _refuse_idle(args)
     given = {k: getattr(args, k) for k in ("pixel_scale", "mean", "std", "resize", "crop")}
     names = ("method", "percentile", "max_images", "extract", "positions", "bias_correction", "uniform", "seed")
     chosen = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
@@ -148,6 +173,7 @@ def ablate_command(args: argparse.Namespace) -> int:
 
     if len(args.ratio) != 1:
         args.parser.error("--ratio: one percentage")
+    _refuse(args, LADDER_SETS, "here: the steps of the ladder set it")
     given = _model_arguments(args)
     graph = import_model(args.model, requantize=args.requantize)
     calibration, pre = load_calibration(graph, args.calibration, given["preprocess"], given["options"].max_images)
@@ -167,9 +193,14 @@ def _search_state(path: str, seed: int) -> "State":
     if not Path(path).exists():
         return State(seed)
     try:
-        return state_from_json(Path(path).read_text(encoding="utf-8"), path)
+        state = state_from_json(Path(path).read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read: {error}", path, "give another --state") from None
+    if state.seed != seed:
+        raise DataError(
+            f"the search was begun with --seed {state.seed}, not {seed}", path, "give that seed, or another --state"
+        )
+    return state
 
 
 def _compile(args: argparse.Namespace, observe: "Observe") -> "Binary":
@@ -180,6 +211,7 @@ def _compile(args: argparse.Namespace, observe: "Observe") -> "Binary":
     from npu_runtime.compiling import compile_file
 
     if args.model.endswith(".npuq"):
+        _refuse(args, QUANTIZE, "with a .npuq, which is quantized already")
         return compile_quantized(npuq.load(args.model), load_machine(args.hardware), observe)
     return compile_file(**_model_arguments(args), hardware=args.hardware, observe=observe).binary
 
@@ -189,6 +221,8 @@ def compile_command(args: argparse.Namespace) -> int:
     from npu_compiler.pipeline import STAGES
 
     stages = (*STAGES, "program")
+    if args.model.endswith(".npuq"):
+        stages = stages[stages.index("schedule") :]
     wanted = stages if args.print_after == ("all",) else args.print_after
     unknown = [s for s in wanted if s not in stages]
     if unknown:
@@ -304,8 +338,11 @@ def verify_command(args: argparse.Namespace) -> int:
     graph = None if args.quantized is None else npuq.load(args.quantized)
     models = [*args.models, *(["golden"] if graph is not None and "golden" not in args.models else [])]
     images = None
-    if args.data is not None:
-        pixels = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit, info.channels).images
+    if args.data is None:
+        _refuse(args, ("limit",), "without --data")
+    else:
+        limit = args.limit or 1
+        pixels = load_dataset(args.data, Geometry(info.resize, info.crop), limit, info.channels).images
         images = session.prepare(pixels).reshape(len(pixels), -1)
     report = verify(binary, [binary.boundaries_at(r) for r in args.ratio], models, images, graph)
     _put(f"{report}\n", args.output)

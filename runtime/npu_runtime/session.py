@@ -162,7 +162,7 @@ class Session:
                 hint=f"the model takes uint8 of shape (N, {want[0]}, {want[1]}, {want[2]})",
             )
         bytes_of = [np.take(row, images[..., channel]) for channel, row in enumerate(info.table)]
-        return np.ascontiguousarray(np.stack(bytes_of, axis=-1))
+        return np.stack(bytes_of, axis=-1)
 
     def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Array:
         """Return the outputs of images, in the units of the model.

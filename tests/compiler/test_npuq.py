@@ -119,7 +119,7 @@ def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(ContainerError, match="cannot read: No such file"):
         npuq.load(tmp_path / "no.npuq")
     (tmp_path / "x.npuq").write_text(json.dumps({}))
-    with pytest.raises(ContainerError, match="not a npuqnt file"):
+    with pytest.raises(ContainerError, match="not a npuq file"):
         npuq.load(tmp_path / "x.npuq")
 
 

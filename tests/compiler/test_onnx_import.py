@@ -306,12 +306,13 @@ PADS = {
 }
 
 
-@pytest.mark.parametrize("opset", [11, 13, 18, 21])
-@variants(**PADS)
-def test_pad(case, opset, tmp_path):
-    pads, axes = case
-    if axes is not None and opset < 18:
-        pytest.skip("Pad has axes from opset 18 on")
+PADS_AT = {f"{name}, opset {opset}": (*PADS[name], opset) for name in PADS for opset in (11, 13, 18, 21)}
+
+
+# Pad has axes from opset 18 on
+@variants(**{name: case for name, case in PADS_AT.items() if case[1] is None or case[2] >= 18})
+def test_pad(case, tmp_path):
+    pads, axes, opset = case
     net = Net((4, 6, 5), opset)
     more = [] if axes is None else [net.constant(0.0), net.constant(axes, np.int64)]
     padded = net.node("Pad", net.conv("x", 4, 4, (3, 3), pads=[1] * 4), net.constant(pads, np.int64), *more)

@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 import pytest
 from npu_compiler import npuq
+from npu_compiler.evolve import State
 from npu_isa.container import load, to_bytes
 from npu_runtime.cli import main
+from npu_runtime.compiling import Compiled
 from onnx import TensorProto, helper
 
 DEMO = Path(__file__).parent.parent / "demo"
@@ -187,7 +189,7 @@ def tiny_model(path: Path, op: str) -> Path:
     return path
 
 
-def wrong_calls(folder: Path, digits_file: Path):
+def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     """Yield (arguments, exit code, first line of stderr)."""
     compiled = ("compile", MODEL, "--calibration", TRAIN, "-o", folder / "out.npubin")
     np.savez(folder / "small.npz", images=np.zeros((4, 5, 5, 1), np.uint8), labels=np.zeros(4, np.int64))
@@ -220,14 +222,28 @@ def wrong_calls(folder: Path, digits_file: Path):
     yield ("hardware", "check", folder / "odd.toml"), 1, f"error: {folder}/odd.toml: "
     yield ("asm", folder / "no.s", "-o", folder / "out.npubin"), 1, f"error: {folder}/no.s: cannot read: "
     yield ("asm", folder / "text.onnx", "-o", folder / "out.npubin"), 1, f"error: {folder}/text.onnx:1:"
+    small = (MODEL, "--calibration", TRAIN, "--max-images", 4)
+    quantized, state = folder / "d.npuq", folder / "s.json"
+    npuq.save(digits.quantized, quantized)
+    state.write_text(State(seed=3).to_json())
+    search = ("quantize", *small, "--select", "evolutionary", "-o", folder / "x.npuq", "--state", state)
+    yield ("compile", quantized, "--std", "2", *compiled[-2:]), 2, "error: --std does nothing with a .npuq"
+    yield ("compile", quantized, "--print-after", "import"), 2, "error: --print-after: no stage 'import'; stages: sch"
+    yield (*compiled, "--percentile", "99"), 2, "error: --percentile does nothing without --method percentile"
+    yield (*compiled, "--budget", "3"), 2, "error: --budget does nothing without --select evolutionary"
+    yield (*compiled, "--seed", "3"), 2, "error: --seed does nothing without --select random or evolutionary"
+    yield (*compiled, "--uniform", "mse", "--positions", "range"), 2, "error: --positions does nothing with --uniform"
+    yield ("ablate", *small, "--data", TEST, "--select", "range"), 2, "error: --select does nothing here"
+    yield (*search, "--seed", "4"), 1, f"error: {state}: the search was begun with --seed 3, not 4"
+    yield ("verify", digits_file, "--limit", 2), 2, "error: --limit does nothing without --data"
     yield ("verify", digits_file, "--models", "slow"), 1, "error: unknown model 'slow'"
     yield ("verify", digits_file, "--models", "golden"), 1, "error: the golden model computes a network"
     yield ("dance",), 2, "error: argument COMMAND: invalid choice: 'dance'"
     yield (), 2, "error: the following arguments are required: COMMAND"
 
 
-def test_wrong_calls(capsys, digits_file, tmp_path):
-    for args, code, line in wrong_calls(tmp_path, digits_file):
+def test_wrong_calls(capsys, digits, digits_file, tmp_path):
+    for args, code, line in wrong_calls(tmp_path, digits_file, digits):
         got, out, err = npu(capsys, *args)
         assert (got, out) == (code, ""), args
         assert err.startswith(line), (args, err)
