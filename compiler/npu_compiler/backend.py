@@ -44,7 +44,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     for node in graph.lowerable:
         if node.lowering is not None and node.lowering.extract != "static":
             raise UnsupportedError(
-                f"{node.lowering.extract} extraction: the machine takes static positions",
+                "dynamic extraction: the machine takes static positions",
                 f"node {node.name}",
                 "quantize with --extract static",
             )

@@ -153,12 +153,15 @@ def lower_static(x: Array, shift: Array, table: Array, y: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def lower_dynamic(x: Array, lowered: Array, table: Array, signed: int, clipped: int, y: Array) -> None:
-    """Lower pixels, each group at the position that its own 16 values ask for (numerics.dynamic_shift)."""
+def lower_dynamic(x: Array, clip: Array, table: Array, signed: int, y: Array) -> None:
+    """Lower pixels, each group at the position that its own 16 values ask for (numerics.dynamic_shift).
+
+    `clip` of each group, -1 for 8 bits; `table` uint8 (positions, 256).
+    """
     for p in range(x.shape[0]):
-        for g in range(lowered.shape[0]):
+        for g in range(clip.shape[0]):
             first = g * GROUP
-            if not lowered[g]:
+            if clip[g] < 0:
                 for c in range(first, first + GROUP):
                     y[p, c] = x[p, c]
                 continue
@@ -168,7 +171,7 @@ def lower_dynamic(x: Array, lowered: Array, table: Array, signed: int, clipped: 
                 if signed and value > 127:
                     value = 255 - value  # ~x of a negative x
                 bits |= value
-            s = np.int64(-3 if signed else -4) - clipped
+            s = np.int64(-3 if signed else -4) - clip[g]
             while bits > 0:
                 bits >>= 1
                 s += 1

@@ -52,7 +52,7 @@ class Mode:
 
     Attributes:
         lowered: groups in 4 bits, bool, shape (groups,).
-        act_shift: position of each group's activations, int64, shape (groups,).
+        act_shift: of each group, int64, shape (groups,), as in npu_compiler.qgraph.Lowering.
         wgt_shift: positions of the weights, shape (groups, out channels).
         bias: of this mode, int32, shape (out channels,).
         extract: as in npu_compiler.qgraph.Lowering.
@@ -259,9 +259,8 @@ def lowered_bytes(x: U8, mode: Mode, signed: bool) -> U8:
     y = np.empty_like(x)
     flat, out = x.reshape(-1, x.shape[3]), y.reshape(-1, x.shape[3])
     shift = np.where(mode.lowered, mode.act_shift, -1)
-    if mode.extract != "static":
-        clipped = int(mode.extract == "clipped")
-        kernels.lower_dynamic(flat, mode.lowered, TABLE[int(signed)], int(signed), clipped, out)
+    if mode.extract == "dynamic":
+        kernels.lower_dynamic(flat, shift, TABLE[int(signed)], int(signed), out)
     else:
         kernels.lower_static(flat, shift, TABLE[int(signed)], out)
     return y

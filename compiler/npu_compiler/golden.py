@@ -210,7 +210,7 @@ def _positions(values: Ints, use: _Operands) -> Ints:
     if use.extract == "static":
         return use.shift
     groups = values.reshape(*values.shape[:-1], -1, GROUP)
-    found = dynamic_shift(groups, unsigned=use.unsigned, clipped=use.extract == "clipped")
+    found = dynamic_shift(groups, unsigned=use.unsigned, clip=use.shift[::GROUP])
     return np.repeat(found, GROUP, axis=-1)
 
 

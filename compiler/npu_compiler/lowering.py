@@ -24,12 +24,12 @@ def study_layers(graph: QuantizedGraph, image_bytes: U8, dial: set[str], options
     nodes = [n for n in graph.nodes if isinstance(n, QConv) and n.name in dial]
     sources = {n.src for n in nodes}
     counts = value_counts(graph, image_bytes, sources)
-    dynamic = options.extract != "static"
-    moments = dynamic_moments(graph, image_bytes, sources, options.extract) if dynamic else {}
+    dynamic = options.extract == "dynamic"
+    moments = dynamic_moments(graph, image_bytes, sources) if dynamic else {}
     layers = []
     for node in nodes:
         src = graph.tensors[node.src]
-        found = positions(node, src, counts[node.src], options, moments.get(node.src))
+        found = positions(node, src, counts[node.src], options, moments.get(node.src, ()))
         layers.append(LayerStudy(node, src, found, _macs(node, src)))
     return Study(graph, tuple(layers), image_bytes, options)
 

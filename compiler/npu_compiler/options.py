@@ -25,8 +25,7 @@ class QuantizeOptions:
         positions: extraction positions of least squared error (they may clip), or by the largest value's bit length.
         bias_correction: what the bias row of a boundary repairs: nothing; the mean error of lowering the layer's own
             groups; or that of the network as it runs, the layers before in 4 bits too (npu_compiler.fit).
-        extract: positions of activations: static; dynamic, from the 16 values of the group at each pixel; or dynamic
-            and one position lower, so that the largest values clip.
+        extract: positions of activations: static; or dynamic, from the 16 values of the group at each pixel.
         keep_first_8bit: the first convolutions after the image never run in 4 bits.
         keep_last_8bit: the last convolution never runs in 4 bits.
         max_images: calibration images used, the first ones.

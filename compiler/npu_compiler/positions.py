@@ -4,8 +4,9 @@ All from exact counts of the 8-bit values (0..255 or -128..127) that each channe
 With x a value, w a weight, lx and lw what they stand for once lowered, E over calibration values, and M the factor from
 accumulator steps to output steps:
 
-- position of a group's activations: least sum over its channels of E[(x - lx)^2] * sum over outputs of (M w)^2, or by
-  range: the bit length of the largest magnitude minus 4 (unsigned) or 3;
+- position of a group's activations (of CLIPS, what it is lowered by, where dynamic): least sum over its channels of
+  E[(x - lx)^2] * sum over outputs of (M w)^2, or by range: the bit length of the largest magnitude minus 4 (unsigned)
+  or 3;
 - position of a group's weights per output channel: least sum of E[lx^2] (w - lw)^2, or by range likewise;
 - correction per output channel: sum over channels and taps of E[x] w - E[lx] lw;
 - error of a group: mean over output channels of M^2 * sum over channels and taps of the variance of x w - lx lw
@@ -29,9 +30,11 @@ from npu_compiler import eval_kernels as kernels
 from npu_compiler.calibrate import F64
 from npu_compiler.fast_eval import Evaluator, Mode, lowered_bytes
 from npu_compiler.options import QuantizeOptions
-from npu_compiler.qgraph import GROUP, U8, Extraction, QConv, QTensor, QuantizedGraph
+from npu_compiler.qgraph import GROUP, U8, QConv, QTensor, QuantizedGraph
 
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
+NO_BIAS = np.zeros(1, np.int32)
+CLIPS = range(3)  # positions that a dynamic one may be lower than its values ask for
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +77,28 @@ def value_counts(graph: QuantizedGraph, image_bytes: U8, tensors: set[str]) -> d
     return {t: np.roll(c, 128, axis=1) if graph.tensors[t].signed else c for t, c in counts.items()}
 
 
-def dynamic_moments(
-    graph: QuantizedGraph, image_bytes: U8, tensors: set[str], extract: Extraction
-) -> dict[str, Moments]:
-    """Return the moments of values lowered at dynamic positions: they depend on a pixel's 16 values together."""
-    sums = {t: np.zeros((3, graph.tensors[t].channels)) for t in sorted(tensors)}
+def dynamic_moments(graph: QuantizedGraph, image_bytes: U8, tensors: set[str]) -> dict[str, tuple[Moments, ...]]:
+    """Return the moments of values lowered at dynamic positions, for each of CLIPS.
+
+    They depend on a pixel's 16 values together, so counts of each channel's values do not give them.
+    """
+    sums = {t: np.zeros((len(CLIPS), 3, graph.tensors[t].channels)) for t in sorted(tensors)}
     pixels = dict.fromkeys(sums, 0)
     for values in Evaluator(graph).batches(image_bytes, {}, sorted(tensors)):
         for tensor, total in sums.items():
             t = graph.tensors[tensor]
-            none = np.zeros((t.groups, 1), np.int8)
-            mode = Mode(np.ones(t.groups, np.bool_), np.zeros(t.groups, np.int64), none, np.zeros(1, np.int32), extract)
             raw = values[tensor]
-            both = (raw, lowered_bytes(raw, mode, t.signed))
-            x, lx = (_real(v, t.signed).reshape(-1, t.channels) for v in both)
-            total += np.stack([lx.sum(axis=0), (lx**2).sum(axis=0), (x * lx).sum(axis=0)])
+            x = _real(raw, t.signed).reshape(-1, t.channels)
+            for clip in CLIPS:
+                lx = _real(lowered_bytes(raw, _all_dynamic(t, clip), t.signed), t.signed).reshape(x.shape)
+                total[clip] += np.stack([lx.sum(axis=0), (lx**2).sum(axis=0), (x * lx).sum(axis=0)])
             pixels[tensor] += len(x)
-    return {t: Moments(*(s / max(pixels[t], 1))) for t, s in sums.items()}
+    return {t: tuple(Moments(*m) for m in s / max(pixels[t], 1)) for t, s in sums.items()}
+
+
+def _all_dynamic(tensor: QTensor, clip: int) -> Mode:
+    clips = np.full(tensor.groups, clip)
+    return Mode(np.ones(tensor.groups, np.bool_), clips, np.zeros((tensor.groups, 1), np.int8), NO_BIAS, "dynamic")
 
 
 def _real(raw: U8, signed: bool) -> F64:
@@ -98,7 +106,11 @@ def _real(raw: U8, signed: bool) -> F64:
 
 
 def positions(
-    node: QConv, src: QTensor, counts: NDArray[np.int64], options: QuantizeOptions, dynamic: Moments | None = None
+    node: QConv,
+    src: QTensor,
+    counts: NDArray[np.int64],
+    options: QuantizeOptions,
+    dynamic: tuple[Moments, ...] = (),
 ) -> Positions:
     """Choose the positions of one layer.
 
@@ -107,7 +119,7 @@ def positions(
         src: the tensor it reads.
         counts: of each 8-bit value of each channel, shape (channels, 256).
         options: choices.
-        dynamic: moments of the lowered values where their positions are dynamic.
+        dynamic: moments of the lowered values for each of CLIPS, where positions are dynamic.
     """
     x = np.arange(256) + src.limits[0]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -115,16 +127,17 @@ def positions(
     w = node.weight.reshape(len(node.weight), -1, src.channels).astype(np.float64)
     factor = node.epilogue.mult * 2.0 ** -node.epilogue.shift.astype(np.float64)
     by_range = _range_positions(node, src, counts)
+    square = share @ x**2
+    energy = ((factor[:, None, None] * w) ** 2).sum(axis=(0, 1))
+    tried = dynamic or tuple(Moments(share @ lx, share @ lx**2, share @ (lx * x)) for lx in lowered)
     if options.uniform != "none":
         act_shift = np.full(src.groups, MAX_SHIFT_LOWER)
     elif options.positions == "range":
-        act_shift = by_range.act_shift
+        act_shift = np.zeros(src.groups, np.int64) if dynamic else by_range.act_shift
     else:
-        energy = ((factor[:, None, None] * w) ** 2).sum(axis=(0, 1))
-        off = share @ ((x - lowered) ** 2).T * energy[:, None]
-        act_shift = off.reshape(-1, GROUP, len(SHIFTS)).sum(axis=1).argmin(axis=1)
-    lx = lowered[np.repeat(act_shift, GROUP)]  # what each value of each channel stands for, (channels, 256)
-    moments = dynamic or Moments((share * lx).sum(axis=1), (share * lx**2).sum(axis=1), (share * lx) @ x)
+        off = np.stack([(square - 2 * m.product + m.square) * energy for m in tried])
+        act_shift = off.reshape(len(tried), -1, GROUP).sum(axis=2).argmin(axis=0)
+    moments = _chosen(tried, np.repeat(act_shift, GROUP))
     if options.uniform != "none":
         wgt_shift = np.full((src.groups, len(w)), MAX_SHIFT_LOWER)
     elif options.positions == "range":
@@ -149,6 +162,13 @@ def positions(
         (_by_group(cut) * factor[:, None] ** 2).sum(axis=0) / outputs,
         _length(by_range.largest.reshape(-1, GROUP).max(axis=1)),
     )
+
+
+def _chosen(tried: tuple[Moments, ...], number: NDArray[np.int64]) -> Moments:
+    """Return the moments of each channel at its number among those tried."""
+    of = np.arange(len(number))
+    lowered, square, product = (np.stack(m)[number, of] for m in zip(*(vars(t).values() for t in tried), strict=True))
+    return Moments(lowered, square, product)
 
 
 def _squared(share: F64, x: NDArray[np.int64], moments: Moments, w: F64, lw: NDArray[Any]) -> F64:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GROUP = 16
-Extraction = Literal["static", "dynamic", "clipped"]
+Extraction = Literal["static", "dynamic"]
 
 I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
@@ -131,12 +131,12 @@ class Lowering:
 
     Attributes:
         order: input group that stands at each place; the first b places run in 4 bits at boundary b. Shape (groups,).
-        act_shift: s_act of each *place*, 0..4, shape (groups,).
+        act_shift: s_act of each *place*, 0..4, shape (groups,); where dynamic, the positions that it clips.
         wgt_shift: s_wgt of each place and output channel, 0..4, shape (groups, out channels).
         bias_rows: bias of each boundary 0..groups, corrections included, int32, shape (groups + 1, out channels).
         score: of lowering each place, comparable between layers per multiply-accumulate, shape (groups,).
         extract: where activations take their positions from: act_shift, or at run time their own group's 16 values at
-            each pixel (numerics.dynamic_shift), one position lower if clipped.
+            each pixel, act_shift lower (numerics.dynamic_shift).
     """
 
     order: tuple[int, ...]

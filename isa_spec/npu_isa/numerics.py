@@ -35,15 +35,17 @@ def lower(q: IntArray, s: IntArray | int, *, unsigned: bool) -> IntArray:
     return np.clip(round_shift(q, s), low, high) << np.asarray(s, dtype=np.int64)
 
 
-def dynamic_shift(group: IntArray, *, unsigned: bool, clipped: bool = False) -> IntArray:
+def dynamic_shift(group: IntArray, *, unsigned: bool, clip: IntArray | int = 0) -> IntArray:
     """Return the position that the values of a group ask for: the bit length of their magnitudes less the bits kept.
 
     The magnitude of a negative x is ~x; magnitudes are joined by OR, as a tree of gates does. 4 bits are kept of
-    unsigned values, 3 beside the sign. `clipped` takes one position less: the largest values clip, the others keep a
-    bit more.
+    unsigned values, 3 beside the sign. `clip` positions less are taken: the largest values clip, the others keep more
+    bits.
 
     Args:
         group: 8-bit values, last axis the 16 channels of a group.
+        unsigned: whether the values are.
+        clip: 0..4, of the shape of `group` without its last axis, or what broadcasts to it.
 
     Returns:
         int64, 0..4, the shape of `group` without its last axis.
@@ -51,7 +53,7 @@ def dynamic_shift(group: IntArray, *, unsigned: bool, clipped: bool = False) -> 
     group = np.asarray(group, dtype=np.int64)
     bits = np.bitwise_or.reduce(np.where(group < 0, ~group, group), axis=-1)
     length = (bits[..., None] >> np.arange(8) > 0).sum(axis=-1)
-    return np.asarray(np.maximum(length - (4 if unsigned else 3) - int(clipped), 0))
+    return np.asarray(np.maximum(length - (4 if unsigned else 3) - clip, 0))
 
 
 def requantize(
