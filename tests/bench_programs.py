@@ -6,11 +6,10 @@ Their values are compared as those of random programs (`tests.value_models`); th
 from dataclasses import dataclass, field
 
 import numpy as np
-from npu_isa.check import check_program
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Instruction, Memory
-
-from tests.programs import RandomProgram, with_tokens
+from npu_sim.random_programs.programs import RandomProgram
+from npu_sim.random_programs.tokens import with_tokens
 
 WORD = 16
 ONE_TAP = dict.fromkeys(("kernel_h", "kernel_w", "stride_y", "stride_x", "dilation_y", "dilation_x"), 1)
@@ -139,5 +138,5 @@ class Bench:
             registers=len(self.legal),
             legal=self.legal,
         )
-        check_program(made.ops, made.machine, **made.check_arguments())
+        made.check()
         return made

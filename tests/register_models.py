@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
-from npu_isa.machine import MachineConfig, load_machine
+from npu_isa.machine import load_machine
 from npu_isa.ops import Engine, Instruction, Memory
 from npu_isa.tables import BY_NAME
 from npu_runtime.verify import MODELS, Model, Observation, VerifyReport, Workload, fast_times, verify
+from npu_sim.random_programs.machines import random_machine, with_speeds
+from npu_sim.random_programs.programs import RandomProgram, random_program, scrambled
 
 from tests.naive_machine import NaiveMachine
-from tests.programs import RandomProgram, random_machine, random_program
-from tests.timing_models import with_random_tokens
 
 
 def instruction(name: str, pop: int = 0, push: int = 0, **operands: int | tuple[int, ...]) -> Instruction:
@@ -44,22 +44,6 @@ def workload(p: RandomProgram) -> Workload:
     return Workload(p.machine, p.instructions, p.constants, p.dram_bytes, p.input_range[0], p.output_range)
 
 
-def with_speeds(machine: MachineConfig, rng: np.random.Generator) -> MachineConfig:
-    """Return the machine with other rows and speeds; what programs compute and which are valid does not change."""
-    rows = int(rng.choice([machine.array_rows, *(8 * k for k in range(1, machine.act_banks + 1))]))
-    bus = int(rng.choice([b for b in (4, 8, 16, 32) if b <= machine.act_banks * 16]))
-    return replace(
-        machine,
-        array_rows=rows,
-        weight_rows_per_cycle=int(rng.choice([d for d in range(1, rows + 1) if rows % d == 0])),
-        vector_taps=int(rng.integers(1, 10)),
-        dram_bytes_per_cycle=bus,
-        dram_burst_bytes=int(rng.choice([b for b in (bus, 4 * bus, 1024) if b <= 1024])),
-        dram_latency_cycles=int(rng.choice([1, 2, 17, 200])),
-        queue_depth=int(rng.integers(2, 6)),
-    ).check()
-
-
 def random_case(seed: int, layers: int = 2) -> tuple[RandomProgram, list[tuple[int, ...]], np.ndarray]:
     """Return a random program, two boundary vectors and an image; every second machine has other speeds."""
     rng = np.random.default_rng(seed)
@@ -69,20 +53,6 @@ def random_case(seed: int, layers: int = 2) -> tuple[RandomProgram, list[tuple[i
     most = tuple(p.legal[r][-1] for r in range(p.registers))
     vectors = list(dict.fromkeys([most, p.boundaries(rng)]))
     return p, vectors, rng.integers(0, 256, (1, p.input_range[1] - p.input_range[0]), np.uint8)
-
-
-def scrambled(p: RandomProgram, seed: int) -> RandomProgram:
-    """Return a program with other tokens, often many, a shallow FIFO: its values mean nothing, its times do."""
-    rng = np.random.default_rng(seed)
-    machine = replace(p.machine, token_depth=2)
-    ops = with_random_tokens(p, machine, rng)
-
-    def changed(ins: Instruction, pop: int, push: int, fence: int) -> Instruction:
-        operands = {**ins.operands, "fence": fence} if ins.name == "vec" else ins.operands
-        return replace(ins, pop=pop, push=push, operands=operands)
-
-    code = [changed(i, op.pop, op.push, getattr(op, "fence", 0)) for i, op in zip(p.instructions, ops, strict=True)]
-    return replace(p, machine=machine, instructions=tuple(code))
 
 
 def register_times(work: Workload, boundaries: tuple[int, ...], image: np.ndarray) -> Observation:
@@ -98,7 +68,7 @@ def compare_case(seed: int, layers: int = 2) -> VerifyReport:
     p, vectors, image = random_case(seed, layers)
     report = verify(workload(p), vectors, ALL, image)
     if report.difference is None:
-        report += verify(workload(scrambled(p, seed)), vectors[:1], TIMED, image)
+        report += verify(workload(scrambled(p, np.random.default_rng(seed))), vectors[:1], TIMED, image)
     return report
 
 

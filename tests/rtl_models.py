@@ -5,9 +5,11 @@ from itertools import permutations
 
 import numpy as np
 from npu_isa.footprint import footprint
-from npu_isa.machine import MachineConfig
 from npu_isa.ops import Conv, Engine, Memory, Op, Source, resolve
 from npu_sim.fast.timing import simulate
+from npu_sim.random_programs.machines import random_machine, with_sizes
+from npu_sim.random_programs.programs import RandomProgram, random_program
+from npu_sim.random_programs.tokens import one_more
 from npu_sim.rtl.build import RtlError, find_toolchain
 from npu_sim.rtl.compare import Agreement, compare
 from npu_sim.rtl.run import RtlRun, run
@@ -15,21 +17,8 @@ from npu_sim.rtl.stimulus import Written
 
 from tests.bench_programs import NO_PAD, ONE_TAP, Bench
 from tests.naive_machine import NaiveMachine
-from tests.programs import RandomProgram, one_more, random_machine, random_program
 
 WORD = 16
-
-# What the RTL is compiled for: all else of a random machine stays random. Sizes that do not divide each other, banks
-# that collide, queues and token FIFOs that fill up.
-SMALL = (
-    {"array_rows": 2, "array_cols": 2, "weight_rows_per_cycle": 2, "act_banks": 1, "acc_rows": 19, "queue_depth": 2},
-    {"array_rows": 4, "array_cols": 4, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 25, "token_depth": 3},
-    {"array_rows": 8, "array_cols": 8, "weight_rows_per_cycle": 8, "act_banks": 4, "acc_rows": 33, "queue_depth": 3},
-    {"array_rows": 16, "array_cols": 16, "weight_rows_per_cycle": 2, "act_banks": 2, "acc_rows": 32, "token_depth": 4},
-    {"array_rows": 24, "array_cols": 2, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 30, "queue_depth": 6},
-    {"array_rows": 32, "array_cols": 4, "weight_rows_per_cycle": 4, "act_banks": 4, "acc_rows": 40, "queue_depth": 3},
-)
-COMMON = {"queue_depth": 4, "token_depth": 2}
 
 
 def missing_tools() -> str:
@@ -41,26 +30,10 @@ def missing_tools() -> str:
     return ""
 
 
-def restrict(machine: MachineConfig, sizes: dict[str, int]) -> MachineConfig:
-    """Return a machine with the sizes of a compiled RTL."""
-    sizes = COMMON | sizes
-    banks, cols = sizes["act_banks"], sizes["array_cols"]
-    bus = min(machine.dram_bytes_per_cycle, banks * WORD)
-    return replace(
-        machine,
-        **sizes,
-        act_region_bytes=WORD * banks * (140 // banks),
-        param_memory_bytes=4 * cols * machine.param_rows,
-        weight_memory_bytes=WORD * 20 * max(cols, 8) * 2,
-        dram_bytes_per_cycle=bus,
-        dram_burst_bytes=bus * (machine.dram_burst_bytes // machine.dram_bytes_per_cycle),
-    ).check()
-
-
 def random_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[int, ...], np.ndarray]:
     """Return a random program on a machine of the given sizes, boundaries and an image."""
     rng = np.random.default_rng(seed)
-    program = random_program(rng, restrict(random_machine(rng), sizes))
+    program = random_program(rng, with_sizes(random_machine(rng), sizes))
     image = rng.integers(0, 256, program.input_range[1] - program.input_range[0], dtype=np.uint8)
     if rng.random() < 0.3:
         image = rng.choice(np.array([0, 127, 128, 255], np.uint8), image.size)
@@ -73,7 +46,7 @@ def token_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[i
     Nothing is computed (weights and activations are zero), so its races do not matter.
     """
     rng = np.random.default_rng(seed)
-    machine = restrict(random_machine(rng), sizes)
+    machine = with_sizes(random_machine(rng), sizes)
     bench = Bench(machine)
     params = bench.params(bias=0, mult=1, shift=1, second=0)
     window = {"kernel_h": 3, "kernel_w": 3, "in_h": 3, "in_w": 3}  # slow: the matrix engine runs ahead of it

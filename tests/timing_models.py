@@ -3,17 +3,17 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 
 import numpy as np
-from npu_isa.check_order import check_tokens
 from npu_isa.machine import SEGMENT_ROWS, WORD_BYTES, MachineConfig
-from npu_isa.ops import Engine, Op, Vec
+from npu_isa.ops import Engine, Op
 from npu_sim.counters import CAUSES, spent
 from npu_sim.fast.timing import Timing, simulate
+from npu_sim.random_programs.machines import random_machine
+from npu_sim.random_programs.programs import random_program
+from npu_sim.random_programs.tokens import random_tokens
 
 from tests.naive_timing import NAMES, Twin
-from tests.programs import RandomProgram, random_machine, random_program
 
 MOMENTS = ("dispatch", "accept", "start", "issue_end", "end")
 
@@ -35,7 +35,7 @@ def random_case(seed: int, layers: int = 2) -> Case:
     ops, machine = p.ops, p.machine
     if seed % 3:
         machine = with_other_speeds(machine, rng)
-        ops = with_random_tokens(p, machine, rng)
+        ops = random_tokens(p.ops, machine, rng)
     return Case(ops, machine, tuple(dict.fromkeys(vectors)))
 
 
@@ -54,29 +54,6 @@ def with_other_speeds(machine: MachineConfig, rng: np.random.Generator) -> Machi
         queue_depth=int(rng.integers(2, 4)),
         token_depth=2,
     ).check()
-
-
-def with_random_tokens(p: RandomProgram, machine: MachineConfig, rng: np.random.Generator) -> tuple[Op, ...]:
-    """Return the operations with other tokens, often many, and other fences.
-
-    What the program computes has no meaning any more; how long it takes has. In program order no FIFO ever overflows,
-    so nothing deadlocks; in time an engine that runs ahead waits for room.
-    """
-    pop, push = np.zeros(len(p.ops), int), np.zeros(len(p.ops), int)
-    for giver, taker in permutations(Engine, 2):
-        some = float(rng.choice([0, 0.1, 0.4, 0.9]))
-        waiting: list[int] = []  # givers whose token nobody has taken yet
-        for op in p.ops[:-1]:
-            if op.engine == giver and len(waiting) < machine.token_depth and rng.random() < some:
-                waiting.append(op.index)
-                push[op.index] |= 1 << taker
-            elif op.engine == taker and waiting and rng.random() < some:
-                waiting.pop(0)
-                pop[op.index] |= 1 << giver
-        push[waiting] &= ~(1 << taker)
-    ops = tuple(replace(op, pop=int(pop[op.index]), push=int(push[op.index])) for op in p.ops)
-    check_tokens(ops, machine)
-    return tuple(replace(op, fence=int(rng.integers(2))) if isinstance(op, Vec) else op for op in ops)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from tests.rtl_models import SMALL, missing_tools, random_case, run_case, token_case
+from npu_sim.random_programs.machines import RTL_SIZES
+
+from tests.rtl_models import missing_tools, random_case, run_case, token_case
 
 
 def main() -> int:
@@ -18,7 +20,7 @@ def main() -> int:
     instructions = passes = times = values = cycles = 0
     seconds = 0.0
     for seed in range(args.first_seed, args.first_seed + args.count):
-        sizes = SMALL[seed % len(SMALL)]
+        sizes = RTL_SIZES[seed % len(RTL_SIZES)]
         make = token_case if seed % 5 == 4 else random_case
         rtl, found = run_case(*make(seed, sizes))
         instructions += found.instructions
@@ -31,7 +33,7 @@ def main() -> int:
             print(f"DIFFERENCE seed {seed}, {sizes['array_rows']}x{sizes['array_cols']}: {found.difference}")
             return 1
     print(
-        f"{args.count} programs on {len(SMALL)} arrays, {instructions} matrix instructions, {passes} passes, "
+        f"{args.count} programs on {len(RTL_SIZES)} arrays, {instructions} matrix instructions, {passes} passes, "
         f"{cycles} cycles simulated in {seconds:.0f} s: {times} times and {values} accumulators compared, 0 differences"
     )
     return 0

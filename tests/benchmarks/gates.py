@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 from npu_isa.machine import MachineConfig
+from npu_sim.random_programs.machines import RTL_SIZES
 from npu_sim.rtl.build import CACHE, DRIVER, TOP, compile_model, driver_sizes, parameters, sources
 
 from tests.benchmarks.area import synthesize
-from tests.rtl_models import SMALL, random_case, run_case
+from tests.rtl_models import random_case, run_case
 
-ARRAY = SMALL[2]
+ARRAY = RTL_SIZES[2]
 
 
 def netlist(machine: MachineConfig) -> Path:

@@ -10,8 +10,7 @@ from npu_isa.codec import encode
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Engine, Instruction, resolve
-
-from tests.programs import with_tokens
+from npu_sim.random_programs.tokens import with_tokens
 
 MACHINE = MachineConfig(
     name="tiny",

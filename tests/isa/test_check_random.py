@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.check import check_program
 from npu_isa.check_bounds import _apart, _last_reader
 from npu_isa.check_memory import _progression, tapped
 from npu_isa.check_order import check_tokens
 from npu_isa.codec import decode, encode
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.ops import Engine, Op, Setup, resolve
+from npu_sim.random_programs.machines import random_machine
+from npu_sim.random_programs.programs import RandomProgram, random_program
+from npu_sim.random_programs.tokens import conflicts, needed, with_tokens
 
 from tests.naive_machine import NaiveMachine
-from tests.programs import RandomProgram, conflicts, needed, random_machine, random_program, with_tokens
 
 
 def make(seed: int) -> RandomProgram:
@@ -26,7 +27,7 @@ def make(seed: int) -> RandomProgram:
 
 
 def check(p: RandomProgram, ops: tuple[Op, ...] | None = None) -> None:
-    check_program(p.ops if ops is None else ops, p.machine, **p.check_arguments())
+    p.check(ops)
 
 
 def random_order(ops: tuple[Op, ...], p: RandomProgram, rng: np.random.Generator) -> list[Op]:

@@ -17,9 +17,10 @@ from npu_isa.ops import Conv, Fold, Load, Op, Store, Vec
 from npu_isa.tables import TIMING
 from npu_sim.fast import events
 from npu_sim.fast import timing as fast
+from npu_sim.random_programs.machines import random_machine
+from npu_sim.random_programs.programs import random_program
 
 from tests.naive_timing import Twin
-from tests.programs import random_machine, random_program
 from tests.timing_models import Case, difference, random_case
 from tests.value_models import naive, random_images, simulated
 

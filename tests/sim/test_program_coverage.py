@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from npu_isa.ops import Conv, Instruction
 from npu_isa.tables import BY_NAME, ENGINES, Operand
+from npu_sim.random_programs.machines import random_machine
+from npu_sim.random_programs.programs import RandomProgram, random_program
 
-from tests.programs import RandomProgram, random_machine, random_program
 from tests.value_models import random_images, simulated
 
 SEEDS = 150

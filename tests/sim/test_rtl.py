@@ -14,6 +14,7 @@ from npu_isa.errors import UnsupportedError
 from npu_isa.machine import load_machine
 from npu_isa.ops import Conv
 from npu_sim.fast.timing import simulate
+from npu_sim.random_programs.machines import RTL_SIZES, with_sizes
 from npu_sim.rtl import build as building
 from npu_sim.rtl.build import CACHE, RtlError, compile_model, find_toolchain, lint, sources
 from npu_sim.rtl.compare import compare
@@ -22,7 +23,7 @@ from npu_sim.rtl.package import PACKAGE, package_text
 from npu_sim.rtl.run import run
 
 from tests.qgraphs import random_images, random_qgraph
-from tests.rtl_models import SMALL, missing_tools, naive_memories, random_case, restrict, run_case, token_case
+from tests.rtl_models import missing_tools, naive_memories, random_case, run_case, token_case
 from tests.sim.test_value_extremes import conv_bench, images_for
 
 
@@ -48,7 +49,7 @@ def test_bit_positions_stand_in_the_package_alone():
 
 
 @needs_tools
-@pytest.mark.parametrize("machine", [*(pytest.param(s, id=array(s)) for s in SMALL), "npu16"])
+@pytest.mark.parametrize("machine", [*(pytest.param(s, id=array(s)) for s in RTL_SIZES), "npu16"])
 def test_lint(machine):
     """Every warning of `verilator -Wall` is an error."""
     lint(load_machine("npu16") if machine == "npu16" else replace(load_machine("npu16"), **machine))
@@ -78,7 +79,7 @@ def test_every_product_and_every_code():
 
 @needs_tools
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("sizes", SMALL, ids=array)
+@pytest.mark.parametrize("sizes", RTL_SIZES, ids=array)
 def test_random_programs(sizes, seed):
     """Every cycle of every matrix instruction, every pass and every sum, on each array."""
     _, found = run_case(*random_case(seed, sizes))
@@ -86,7 +87,7 @@ def test_random_programs(sizes, seed):
 
 
 @needs_tools
-@pytest.mark.parametrize("sizes", SMALL, ids=array)
+@pytest.mark.parametrize("sizes", RTL_SIZES, ids=array)
 def test_full_queues_and_token_fifos(sizes):
     for seed in range(3):
         _, found = run_case(*token_case(seed, sizes))
@@ -99,7 +100,7 @@ def test_programs_cover_what_the_engine_does():
     seen = set()
     for make in random_case, token_case:
         for seed in range(5):
-            p, boundaries, _ = case = make(seed, SMALL[4])
+            p, boundaries, _ = case = make(seed, RTL_SIZES[4])
             rtl, _ = run_case(*case)
             for index, passes in zip(rtl.conv, rtl.passes, strict=True):
                 op = p.ops[index]
@@ -135,7 +136,7 @@ def test_extremes_of_fields(rows):
 @needs_tools
 def test_compiled_network():
     """A network of the compiler at three ratios, memories from the value simulator."""
-    machine = restrict(load_machine("npu16"), SMALL[2] | {"act_banks": 8, "acc_rows": 64})
+    machine = with_sizes(load_machine("npu16"), RTL_SIZES[2] | {"act_banks": 8, "acc_rows": 64})
     machine = replace(
         machine, act_region_bytes=1 << 16, weight_memory_bytes=1 << 17, param_memory_bytes=1 << 13, vector_taps=3
     ).check()
@@ -158,7 +159,7 @@ def test_compiled_network():
 @needs_tools
 def test_memories_of_value_simulator_and_naive_machine():
     """The same writes and the same sums from both: the RTL can take them from either."""
-    p, boundaries, image = random_case(2, SMALL[3])
+    p, boundaries, image = random_case(2, RTL_SIZES[3])
     found = trace(p.ops, p.machine, p.constants, boundaries, p.dram_bytes, image, p.input_range[0])
     writes, sums = naive_memories(p, boundaries, image)
     assert found.sums.keys() == sums.keys()
@@ -174,7 +175,7 @@ def test_memories_of_value_simulator_and_naive_machine():
 @needs_tools
 def test_waveform(tmp_path):
     """A time unit is a cycle: the VCD shows the first pixel of each pass where the log has it."""
-    rtl, found = run_case(*random_case(1, SMALL[0]), vcd=tmp_path / "run.vcd")
+    rtl, found = run_case(*random_case(1, RTL_SIZES[0]), vcd=tmp_path / "run.vcd")
     assert found.difference is None
     assert found.passes > 0
     head, body = (tmp_path / "run.vcd").read_text().split("$enddefinitions", 1)

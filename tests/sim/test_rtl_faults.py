@@ -7,13 +7,14 @@ from functools import cache
 
 import pytest
 from npu_sim.fast.timing import simulate
+from npu_sim.random_programs.machines import RTL_SIZES
 from npu_sim.rtl.build import build, sources
 from npu_sim.rtl.compare import Agreement, compare
 from npu_sim.rtl.run import run
 
-from tests.rtl_models import SMALL, missing_tools, naive_memories, random_case, token_case
+from tests.rtl_models import missing_tools, naive_memories, random_case, token_case
 
-ARRAY = SMALL[4]  # three segments, three banks
+ARRAY = RTL_SIZES[4]  # three segments, three banks
 PROGRAMS = 18
 
 FAULTS = {  # file, expression, wrong expression

@@ -11,12 +11,13 @@ from npu_isa.errors import ProgramError
 from npu_isa.footprint import regions
 from npu_isa.ops import Op, resolve
 from npu_sim.fast.timing import Timing, TimingModel, simulate
+from npu_sim.random_programs.machines import random_machine
+from npu_sim.random_programs.programs import random_program
 
 from tests.binaries import small_binary
 from tests.hand_programs import ALTERNATION, PORTS, TOKEN_FULL, TWO_CONVS, VECS, hand
 from tests.naive_machine import NaiveMachine
 from tests.naive_timing import DeadlockError, Twin
-from tests.programs import random_machine, random_program
 from tests.timing_models import causes_of, compare, random_case
 
 

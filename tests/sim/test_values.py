@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from npu_sim.fast import values
+from npu_sim.random_programs.machines import random_machine
+from npu_sim.random_programs.programs import RandomProgram, random_program
 
-from tests.programs import RandomProgram, random_machine, random_program
 from tests.value_models import assert_same_values, random_images
 
 

@@ -1,11 +1,16 @@
-"""Writes random valid programs, layer by layer; see `tests.programs`, which adds the tokens."""
+"""Writes random valid programs, layer by layer, without tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from npu_isa.footprint import weight_block_words
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Instruction, Memory
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 WORD = 16
 NO_DIAL = 255
@@ -30,39 +35,58 @@ class Tensor:
 
     @property
     def end(self) -> int:
+        """One past its last word."""
         return self.base + (self.h - 1) * self.row + (self.w - 1) * self.pixel + self.words
 
 
-def spread(values, rng):
+def spread(values: Sequence[int], rng: np.random.Generator) -> int:
     """Pick one of `values`; the first is the most likely."""
     return int(values[0]) if rng.random() < 0.5 else int(rng.choice(values))
 
 
+class Tile(NamedTuple):
+    """Outputs that one instruction computes."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+
 @dataclass
 class Builder:
+    """Draws a program from `rng`: `start`, `layer` a few times, `finish`; then `code`, `constants`, `legal` are whole.
+
+    Attributes:
+        tensors: in the activation memory, valid so far.
+        saved: in DRAM, as (address, shape); pitches and base of the shape are bytes.
+        legal: boundaries of each register.
+        weight_next, param_next: where the next block goes.
+    """
+
     rng: np.random.Generator
     machine: MachineConfig
     code: list[Instruction] = field(default_factory=list)
     constants: bytearray = field(default_factory=bytearray)
     tensors: list[Tensor] = field(default_factory=list)
-    saved: list[tuple[int, Tensor]] = field(default_factory=list)  # (DRAM address, shape)
+    saved: list[tuple[int, Tensor]] = field(default_factory=list)
     legal: dict[int, tuple[int, ...]] = field(default_factory=dict)
     weight_next: int = 0
     param_next: int = 0
 
     # -- helpers
 
-    def chance(self, p: float) -> bool:
+    def _chance(self, p: float) -> bool:
         return bool(self.rng.random() < p)
 
-    def number(self, low: int, high: int) -> int:
+    def _number(self, low: int, high: int) -> int:
         """A whole number, both ends included."""
         return int(self.rng.integers(low, high + 1))
 
-    def put(self, name: str, **operands) -> None:
+    def _put(self, name: str, **operands: int | tuple[int, ...]) -> None:
         self.code.append(Instruction(name, operands))
 
-    def constant(self, data: np.ndarray) -> int:
+    def _constant(self, data: Array) -> int:
         text = data.tobytes()
         at = self.constants.find(text)
         if at >= 0:
@@ -72,55 +96,56 @@ class Builder:
         assert len(self.constants) <= CONSTANTS_BYTES
         return at
 
-    def room(self, size: int, memory_words: int, place: int) -> int:
+    def _room(self, size: int, memory_words: int, place: int) -> int:
         """Return where a block goes in a memory that is filled round and round."""
         return place if place + size <= memory_words else 0
 
-    def new_tensor(self, h: int, w: int, words: int, keep: list[Tensor]) -> Tensor | None:
+    def _new_tensor(self, h: int, w: int, words: int, keep: list[Tensor]) -> Tensor | None:
         """Place a tensor somewhere outside `keep`; what it overlaps is gone."""
-        pixel = words + self.number(0, 1)
-        row = (w - 1) * pixel + words + self.number(0, 2)
-        if self.chance(0.15):  # columns first
-            row = words + self.number(0, 1)
-            pixel = (h - 1) * row + words + self.number(0, 2)
+        pixel = words + self._number(0, 1)
+        row = (w - 1) * pixel + words + self._number(0, 2)
+        if self._chance(0.15):  # columns first
+            row = words + self._number(0, 1)
+            pixel = (h - 1) * row + words + self._number(0, 2)
         for _ in range(30):
             shape = Tensor(0, h, w, words, row, pixel)
             if shape.end > self.machine.act_words:
                 return None
-            made = replace(shape, base=self.number(0, self.machine.act_words - shape.end))
+            made = replace(shape, base=self._number(0, self.machine.act_words - shape.end))
             if all(made.end <= k.base or k.end <= made.base for k in keep):
                 self.tensors = [t for t in self.tensors if t.end <= made.base or made.end <= t.base]
                 return made
         return None
 
-    def pick(self) -> Tensor:
-        return self.tensors[self.number(0, len(self.tensors) - 1)]
+    def _pick(self) -> Tensor:
+        return self.tensors[self._number(0, len(self.tensors) - 1)]
 
     # -- transfers
 
     def start(self) -> None:
+        """Load an image or two."""
         for _ in range(2):
-            self.load_image()
+            self._load_image()
         if not self.tensors:
             raise AssertionError("an image fits every machine")
 
-    def load_image(self) -> None:
-        h, w, words = self.number(1, 5), self.number(1, 5), self.number(1, 3)
-        if self.chance(0.4):
-            self.fold(h, w)
+    def _load_image(self) -> None:
+        h, w, words = self._number(1, 5), self._number(1, 5), self._number(1, 3)
+        if self._chance(0.4):
+            self._fold(h, w)
             return
-        made = self.new_tensor(h, w, words, [])
+        made = self._new_tensor(h, w, words, [])
         if made is None:
             return
-        col = self.number(0, 60)
-        row = self.number(0, 200)
+        col = self._number(0, 60)
+        row = self._number(0, 200)
         span = (h - 1) * row + (w - 1) * col + words * WORD
-        at = INPUT + self.number(0, INPUT_BYTES - span)
-        self.put_load(made, at, row, col)
+        at = INPUT + self._number(0, INPUT_BYTES - span)
+        self._put_load(made, at, row, col)
 
-    def put_load(self, to: Tensor, at: int, row: int, col: int) -> None:
-        dense = to.pixel == to.words and col == to.words * WORD and self.chance(0.7)
-        self.put(
+    def _put_load(self, to: Tensor, at: int, row: int, col: int) -> None:
+        dense = to.pixel == to.words and col == to.words * WORD and self._chance(0.7)
+        self._put(
             "load",
             memory=0,
             dram_addr=at,
@@ -139,25 +164,25 @@ class Builder:
         )
         self.tensors.append(to)
 
-    def fold(self, h: int, w: int) -> None:
-        kh, kw, channels = self.number(1, 3), self.number(1, 3), self.number(1, 4)
-        in_h, in_w = self.number(1, 9), self.number(1, 9)
-        made = self.new_tensor(h, w, -(-kh * kw * channels // WORD), [])
+    def _fold(self, h: int, w: int) -> None:
+        kh, kw, channels = self._number(1, 3), self._number(1, 3), self._number(1, 4)
+        in_h, in_w = self._number(1, 9), self._number(1, 9)
+        made = self._new_tensor(h, w, -(-kh * kw * channels // WORD), [])
         if made is None:
             return
-        self.put(
+        self._put(
             "fold",
-            dram_addr=INPUT + self.number(0, INPUT_BYTES - in_h * in_w * channels),
+            dram_addr=INPUT + self._number(0, INPUT_BYTES - in_h * in_w * channels),
             in_h=in_h,
             in_w=in_w,
             channels=channels,
             kernel_h=kh,
             kernel_w=kw,
-            stride_y=self.number(1, 3),
-            stride_x=self.number(1, 3),
-            pad_top=self.number(-2, 2),
-            pad_left=self.number(-2, 2),
-            out_y=self.number(0, 3),
+            stride_y=self._number(1, 3),
+            stride_x=self._number(1, 3),
+            pad_top=self._number(-2, 2),
+            pad_left=self._number(-2, 2),
+            out_y=self._number(0, 3),
             rows=h,
             cols=w,
             addr=made.base,
@@ -166,21 +191,21 @@ class Builder:
         )
         self.tensors.append(made)
 
-    def store(self) -> None:
-        t = self.pick()
+    def _store(self) -> None:
+        t = self._pick()
         col = t.words * WORD + spread([0, 5, 16], self.rng)
         row = col * (t.w - 1) + t.words * WORD + spread([0, 3, 32], self.rng)
         span = (t.h - 1) * row + (t.w - 1) * col + t.words * WORD
         if span > SCRATCH_BYTES:
             return
         first = SCRATCH
-        at = first + self.number(0, SCRATCH_BYTES - span)
+        at = first + self._number(0, SCRATCH_BYTES - span)
         self.saved = [s for s in self.saved if s[0] + s[1].base <= at or at + span <= s[0]]
-        self.put_store(t, at, row, col)
+        self._put_store(t, at, row, col)
         self.saved.append((at, replace(t, base=span, row=row, pixel=col)))
 
-    def put_store(self, t: Tensor, at: int, row: int, col: int) -> None:
-        self.put(
+    def _put_store(self, t: Tensor, at: int, row: int, col: int) -> None:
+        self._put(
             "store",
             dram_addr=at,
             rows=t.h,
@@ -193,17 +218,19 @@ class Builder:
             col_pitch=t.pixel,
         )
 
-    def reload(self) -> None:
-        at, shape = self.saved[self.number(0, len(self.saved) - 1)]
-        made = self.new_tensor(shape.h, shape.w, shape.words, [])
+    def _reload(self) -> None:
+        at, shape = self.saved[self._number(0, len(self.saved) - 1)]
+        made = self._new_tensor(shape.h, shape.w, shape.words, [])
         if made is not None:
-            self.put_load(made, at, shape.row, shape.pixel)
+            self._put_load(made, at, shape.row, shape.pixel)
 
     # -- constants of a layer
 
-    def load_constants(self, memory: Memory, data: np.ndarray, rows: int, addr: int, table: dict | None = None) -> None:
-        at = self.constant(data)
-        self.put(
+    def _load_constants(
+        self, memory: Memory, data: Array, rows: int, addr: int, table: dict[str, int] | None = None
+    ) -> None:
+        at = self._constant(data)
+        self._put(
             "load",
             memory=int(memory),
             dram_addr=at,
@@ -218,7 +245,7 @@ class Builder:
             **(table or {"indexed": 0, "register": 0, "table_pitch": 0, "table_entries": 0}),
         )
 
-    def scales(self, bits: int, residual: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _scales(self, bits: int, residual: Tensor | None) -> tuple[Array, Array, Array]:
         """Return (multipliers, shifts, second multipliers) that bring sums of `bits` bits and residuals into a byte.
 
         One column in eight has anything, so that clamps are met too.
@@ -233,100 +260,100 @@ class Builder:
             self.rng.integers(1, 48, cols),
             self.rng.integers(0, 32768, cols),
         )
-        return tuple(np.where(odd, a, b) for a, b in zip(anything, (mult, shift, second), strict=True))
+        first, second, third = (np.where(odd, a, b) for a, b in zip(anything, (mult, shift, second), strict=True))
+        return first, second, third
 
-    def load_params(self, taps: int, register: int, places: int, bits: int, residual: Tensor | None) -> int:
+    def _load_params(self, taps: int, register: int, places: int, bits: int, residual: Tensor | None) -> int:
         """Load one parameter block for sums of about `bits` bits and return its first row."""
         cols, rows = self.machine.array_cols, 3 + -(-taps // 4)
-        at = self.room(rows, self.machine.param_rows, self.param_next)
+        at = self._room(rows, self.machine.param_rows, self.param_next)
         self.param_next = at + rows
-        spread_bits = bits if self.chance(0.8) else self.number(4, 31)
+        spread_bits = bits if self._chance(0.8) else self._number(4, 31)
         bias = self.rng.integers(-(1 << spread_bits), 1 << spread_bits, ((places + 1), cols)).astype("<i4")
-        mult, shift, second = self.scales(bits, residual)
+        mult, shift, second = self._scales(bits, residual)
         head = np.stack([mult | shift << 16, second]).astype("<u4")
         tail = self.rng.integers(0, 1 << 32, (rows - 3, cols), dtype=np.uint32)
         static = np.concatenate([head, tail])
         if register == NO_DIAL:
-            self.load_constants(Memory.PARAM, np.concatenate([bias[:1].view("<u4"), static]), rows * 4 * cols, at)
+            self._load_constants(Memory.PARAM, np.concatenate([bias[:1].view("<u4"), static]), rows * 4 * cols, at)
         else:
             table = {"indexed": 1, "register": register, "table_pitch": 4 * cols, "table_entries": places + 1}
-            self.load_constants(Memory.PARAM, bias, 4 * cols, at, table)
-            self.load_constants(Memory.PARAM, static, (rows - 1) * 4 * cols, at + 1)
+            self._load_constants(Memory.PARAM, bias, 4 * cols, at, table)
+            self._load_constants(Memory.PARAM, static, (rows - 1) * 4 * cols, at + 1)
         return at
 
-    def weight_block(self, places: int, taps: int) -> np.ndarray:
+    def _weight_block(self, places: int, taps: int) -> Array:
         """Return random weights and positions of a conv."""
         words = weight_block_words(self.machine, places, taps)
         body = places * taps * WORD * self.machine.array_cols
         nibbles = self.rng.integers(0, 5, (words * WORD - body, 2), dtype=np.uint8)
-        span = self.number(1, 128)
+        span = self._number(1, 128)
         data = self.rng.integers(-span, span, body).astype(np.int8).view(np.uint8)
         return np.concatenate([nibbles[:, 0] | nibbles[:, 1] << 4, data])
 
-    def load_weights(self, block: np.ndarray) -> int:
+    def _load_weights(self, block: Array) -> int:
         """Load a weight block and return its address."""
         words = block.size // WORD
-        at = self.room(words, self.machine.weight_words, self.weight_next)
+        at = self._room(words, self.machine.weight_words, self.weight_next)
         self.weight_next = at + words
-        self.load_constants(Memory.WEIGHT, block, block.size, at)
+        self._load_constants(Memory.WEIGHT, block, block.size, at)
         return at
 
     # -- layers
 
     def layer(self) -> None:
-        if self.chance(0.25):
-            self.load_image()
-        if self.chance(0.25):
-            self.store()
-        if self.saved and self.chance(0.3):
-            self.reload()
+        """Add a convolution or a window layer, and perhaps transfers."""
+        if self._chance(0.25):
+            self._load_image()
+        if self._chance(0.25):
+            self._store()
+        if self.saved and self._chance(0.3):
+            self._reload()
         if len(self.constants) > CONSTANTS_BYTES // 2:
             return
-        if self.chance(0.6):
-            self.conv_layer()
+        if self._chance(0.6):
+            self._conv_layer()
         else:
-            self.window_layer()
+            self._window_layer()
 
-    def axis(self, size: int, *, inside: bool) -> tuple[int, int, int, int, int]:
+    def _axis(self, size: int, *, inside: bool) -> tuple[int, int, int, int, int]:
         """Return (kernel, stride, dilation, pad, outputs); with `inside` every output has a tap in the image."""
-        inside = inside or self.chance(0.8)  # values of nothing but padding tell little
+        inside = inside or self._chance(0.8)  # values of nothing but padding tell little
         while True:
-            kernel, stride, dilation = self.number(1, 3), spread([1, 2, 3], self.rng), spread([1, 2], self.rng)
-            pad, count = self.number(-1, 2), self.number(1, 5)
+            kernel, stride, dilation = self._number(1, 3), spread([1, 2, 3], self.rng), spread([1, 2], self.rng)
+            pad, count = self._number(-1, 2), self._number(1, 5)
             taps = [[0 <= o * stride - pad + k * dilation < size for k in range(kernel)] for o in range(count)]
             if not inside or all(any(t) for t in taps):
                 return kernel, stride, dilation, pad, count
 
-    def tiles(self, h: int, w: int, most: int, limit: int) -> list[tuple[int, int, int, int]]:
-        """Cut h x w outputs into one or more tiles of at most `most` pixels, if possible no more than `limit` tiles.
-
-        Returns:
-            (y, x, height, width) of each.
-        """
-        tw = min(w, most) if self.chance(0.7) else self.number(1, min(w, most))
-        th = self.number(1, min(h, max(1, most // tw)))
+    def _tiles(self, h: int, w: int, most: int, limit: int) -> list[Tile]:
+        """Cut h x w outputs into one or more tiles of at most `most` pixels, if possible at most `limit`."""
+        tw = min(w, most) if self._chance(0.7) else self._number(1, min(w, most))
+        th = self._number(1, min(h, max(1, most // tw)))
         while -(-h // th) * -(-w // tw) > limit and (th + 1) * tw <= most:
             th += 1
-        return [(y, x, min(th, h - y), min(tw, w - x)) for y in range(0, h, th) for x in range(0, w, tw)]
+        return [Tile(y, x, min(th, h - y), min(tw, w - x)) for y in range(0, h, th) for x in range(0, w, tw)]
 
-    def output(self, h: int, w: int, groups: int, wide: int, keep: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    def _output(
+        self, h: int, w: int, groups: int, wide: int, keep: list[Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return (output, residual): the residual may be None, or the output itself."""
         fits = [t for t in self.tensors if t.h >= h and t.w >= w and t.words >= groups]
-        residual = fits[self.number(0, len(fits) - 1)] if fits and self.chance(0.5) else None
-        if residual is not None and residual not in keep and not wide and self.chance(0.4):
+        residual = fits[self._number(0, len(fits) - 1)] if fits and self._chance(0.5) else None
+        if residual is not None and residual not in keep and not wide and self._chance(0.4):
             exact = replace(residual, h=h, w=w, words=groups)
             self.tensors = [t for t in self.tensors if t.end <= exact.base or exact.end <= t.base]
             return exact, exact
-        made = self.new_tensor(h, w, groups * (1 + wide), keep + ([residual] if residual else []))
+        made = self._new_tensor(h, w, groups * (1 + wide), keep + ([residual] if residual else []))
         return made, residual
 
-    def put_vgeom(
-        self, source: int, window: dict, src: Tensor | None, out: Tensor, res: Tensor | None, wide: int
+    def _put_vgeom(
+        self, source: int, window: dict[str, int], src: Tensor | None, out: Tensor, res: Tensor | None, wide: int
     ) -> None:
-        low, high = [(-128, 127), (0, 255), (0, 60), (-7, 127), (3, 200), (-100, -2)][self.number(0, 5)]
+        low, high = [(-128, 127), (0, 255), (0, 60), (-7, 127), (3, 200), (-100, -2)][self._number(0, 5)]
         if wide:
-            low, high = [(-32768, 32767), (-300, 5000)][self.number(0, 1)]
-        self.put(
+            low, high = [(-32768, 32767), (-300, 5000)][self._number(0, 1)]
+        self._put(
             "vgeom",
             source=source,
             **window,
@@ -336,20 +363,29 @@ class Builder:
             out_pixel_pitch=out.pixel,
             res_row_pitch=res.row if res else 0,
             res_pixel_pitch=res.pixel if res else 0,
-            src_unsigned=self.number(0, 1),
+            src_unsigned=self._number(0, 1),
             residual=int(res is not None),
-            res_unsigned=self.number(0, 1),
-            leaky=int(res is None and self.chance(0.3)),
+            res_unsigned=self._number(0, 1),
+            leaky=int(res is None and self._chance(0.3)),
             wide=wide,
             clamp_low=low,
             clamp_high=high,
         )
 
-    def put_vec(self, tile, column: int, groups: int, wide: int, out: Tensor, res: Tensor | None, **operands) -> None:
+    def _put_vec(
+        self,
+        tile: Tile,
+        column: int,
+        groups: int,
+        wide: int,
+        out: Tensor,
+        res: Tensor | None,
+        **operands: int | tuple[int, ...],
+    ) -> None:
         y, x, th, tw = tile
         cols = self.machine.array_cols
         group, byte = divmod(column * cols, WORD)
-        self.put(
+        self._put(
             "vec",
             **operands,
             out_y=y,
@@ -363,46 +399,46 @@ class Builder:
             fence=0,
         )
 
-    def columns(self, groups: int) -> int:
+    def _columns(self, groups: int) -> int:
         return -(-groups * WORD // self.machine.array_cols)
 
-    def window_layer(self) -> None:
-        src = self.pick()
-        source = self.number(1, 3)
-        kh, sy, dy, pad_top, h = self.axis(src.h, inside=source == 2)
-        kw, sx, dx, pad_left, w = self.axis(src.w, inside=source == 2)
-        groups, wide = self.number(1, src.words), int(self.chance(0.15))
-        out, res = self.output(h, w, groups, wide, [src])
+    def _window_layer(self) -> None:
+        src = self._pick()
+        source = self._number(1, 3)
+        kh, sy, dy, pad_top, h = self._axis(src.h, inside=source == 2)
+        kw, sx, dx, pad_left, w = self._axis(src.w, inside=source == 2)
+        groups, wide = self._number(1, src.words), int(self._chance(0.15))
+        out, res = self._output(h, w, groups, wide, [src])
         if out is None:
             return
         window = dict(kernel_h=kh, kernel_w=kw, stride_y=sy, stride_x=sx, dilation_y=dy, dilation_x=dx)
         window |= dict(pad_top=pad_top, pad_left=pad_left, in_h=src.h, in_w=src.w)
-        self.put_vgeom(source, window, src, out, res, wide)
-        row0 = self.number(-min(2, src.base // src.row), 3)
-        for column in range(self.columns(groups)):
+        self._put_vgeom(source, window, src, out, res, wide)
+        row0 = self._number(-min(2, src.base // src.row), 3)
+        for column in range(self._columns(groups)):
             bits = 13 + (kh * kw).bit_length() // 2 if source == 1 else 7
-            params = self.load_params(kh * kw if source == 1 else 0, NO_DIAL, 0, bits, res)
-            for tile in self.tiles(h, w, 25, 4):
+            params = self._load_params(kh * kw if source == 1 else 0, NO_DIAL, 0, bits, res)
+            for tile in self._tiles(h, w, 25, 4):
                 base = src.base + row0 * src.row + column * self.machine.array_cols // WORD
                 place = {"src_base": base, "src_row0": row0, "acc_half": 0, "param_addr": params}
-                self.put_vec(tile, column, groups, wide, out, res, **place)
+                self._put_vec(tile, column, groups, wide, out, res, **place)
         self.tensors.append(out)
 
-    def conv_layer(self) -> None:
-        src = self.pick()
-        kh, sy, dy, pad_top, h = self.axis(src.h, inside=False)
-        kw, sx, dx, pad_left, w = self.axis(src.w, inside=False)
+    def _conv_layer(self) -> None:
+        src = self._pick()
+        kh, sy, dy, pad_top, h = self._axis(src.h, inside=False)
+        kw, sx, dx, pad_left, w = self._axis(src.w, inside=False)
         unit = weight_block_words(self.machine, 1, kh * kw)
         most = self.machine.weight_words // unit
         if most == 0:
             return
-        places = spread([self.number(1, 4), 18 if kh * kw == 1 else 5], self.rng)
-        groups, wide = self.number(1, 2 if self.machine.array_cols > 4 else 1), int(self.chance(0.15))
-        out, res = self.output(h, w, groups, wide, [src])
+        places = spread([self._number(1, 4), 18 if kh * kw == 1 else 5], self.rng)
+        groups, wide = self._number(1, 2 if self.machine.array_cols > 4 else 1), int(self._chance(0.15))
+        out, res = self._output(h, w, groups, wide, [src])
         if out is None:
             return
-        register = self.new_register(places) if self.chance(0.7) else NO_DIAL
-        self.put(
+        register = self._new_register(places) if self._chance(0.7) else NO_DIAL
+        self._put(
             "geom",
             register=register,
             kernel_h=kh,
@@ -417,54 +453,56 @@ class Builder:
             in_w=src.w,
             row_pitch=src.row,
             pixel_pitch=src.pixel,
-            unsigned=self.number(0, 1),
-            tap_fastest=self.number(0, 1),
+            unsigned=self._number(0, 1),
+            tap_fastest=self._number(0, 1),
         )
-        self.put_groups(places, src.words)
+        self._put_groups(places, src.words)
         ones = dict.fromkeys(("kernel_h", "kernel_w", "stride_y", "stride_x", "dilation_y", "dilation_x"), 1)
-        self.put_vgeom(0, ones | dict(pad_top=0, pad_left=0, in_h=1, in_w=1), None, out, res, wide)
-        step = min(places, most, self.number(1, places) if self.chance(0.4) else places)
-        row0 = self.number(-min(2, src.base // src.row), 3)
-        pending: dict | None = None  # a vec that comes after the next tile's convs
-        half, columns = 0, self.columns(groups)
+        self._put_vgeom(0, ones | dict(pad_top=0, pad_left=0, in_h=1, in_w=1), None, out, res, wide)
+        step = min(places, most, self._number(1, places) if self._chance(0.4) else places)
+        row0 = self._number(-min(2, src.base // src.row), 3)
+        pending: tuple[Tile, dict[str, int]] | None = None  # a vec that comes after the next tile's convs
+        half, columns = 0, self._columns(groups)
         for column in range(columns):
-            params = self.load_params(0, register, places, 11 + (places * kh * kw * WORD).bit_length() // 2, res)
-            blocks = [(f, self.weight_block(min(step, places - f), kh * kw)) for f in range(0, places, step)]
+            params = self._load_params(0, register, places, 11 + (places * kh * kw * WORD).bit_length() // 2, res)
+            blocks = [(f, self._weight_block(min(step, places - f), kh * kw)) for f in range(0, places, step)]
             at = None
-            for tile in self.tiles(h, w, min(25, self.machine.acc_rows), 3 if columns < 4 else 1):
+            for tile in self._tiles(h, w, min(25, self.machine.acc_rows), 3 if columns < 4 else 1):
                 half ^= 1
-                acc_row = self.number(0, self.machine.acc_rows - tile[2] * tile[3])
+                acc_row = self._number(0, self.machine.acc_rows - tile[2] * tile[3])
                 for first, block in blocks:
                     if len(blocks) > 1 or at is None:
-                        at = self.load_weights(block)
-                    self.put_conv(src, row0, tile, half, acc_row, first, min(step, places - first), at)
-                done = {"tile": tile, "column": column, "src_base": acc_row, "acc_half": half, "param_addr": params}
-                vecs = [pending, done]
-                pending = vecs.pop() if self.chance(0.3) else None
+                        at = self._load_weights(block)
+                    self._put_conv(src, row0, tile, half, acc_row, first, min(step, places - first), at)
+                place = {"src_base": acc_row, "src_row0": 0, "acc_half": half, "param_addr": params}
+                vecs = [pending, (tile, place)]
+                pending = vecs.pop() if self._chance(0.3) else None
                 for vec in vecs:
                     if vec is not None:
-                        self.put_vec(groups=groups, wide=wide, out=out, res=res, src_row0=0, **vec)
+                        self._put_vec(vec[0], column, groups, wide, out, res, **vec[1])
             if pending is not None:
-                self.put_vec(groups=groups, wide=wide, out=out, res=res, src_row0=0, **pending)
+                self._put_vec(pending[0], column, groups, wide, out, res, **pending[1])
                 pending = None
         self.tensors.append(out)
 
-    def new_register(self, places: int) -> int:
+    def _new_register(self, places: int) -> int:
         register = len(self.legal)
-        some = [b for b in range(1, places + 1) if self.chance(0.6)]
+        some = [b for b in range(1, places + 1) if self._chance(0.6)]
         self.legal[register] = (0, *some)
         return register
 
-    def put_groups(self, places: int, words: int) -> None:
+    def _put_groups(self, places: int, words: int) -> None:
         """Fill the table with groups in any order; a group may stand at several places."""
         for first in range(0, places, 16):
-            group = tuple(self.number(0, words - 1) for _ in range(16))
-            shift = tuple(self.number(0, 4) for _ in range(16))
-            self.put("groups", first=first, group=group, shift=shift)
+            group = tuple(self._number(0, words - 1) for _ in range(16))
+            shift = tuple(self._number(0, 4) for _ in range(16))
+            self._put("groups", first=first, group=group, shift=shift)
 
-    def put_conv(self, src: Tensor, row0: int, tile, half: int, acc_row: int, first: int, count: int, at: int) -> None:
+    def _put_conv(
+        self, src: Tensor, row0: int, tile: Tile, half: int, acc_row: int, first: int, count: int, at: int
+    ) -> None:
         y, x, th, tw = tile
-        self.put(
+        self._put(
             "conv",
             act_base=src.base + row0 * src.row,
             act_row0=row0,
@@ -482,8 +520,8 @@ class Builder:
 
     def finish(self) -> int:
         """Store one tensor as the output and end the program; return the output's bytes."""
-        t = self.pick()
+        t = self._pick()
         col = t.words * WORD
-        self.put_store(t, OUTPUT, col * t.w, col)
+        self._put_store(t, OUTPUT, col * t.w, col)
         self.code.append(Instruction("halt", {}))
         return col * t.w * t.h

@@ -1,0 +1,91 @@
+"""Random valid programs.
+
+They use every instruction, strides, dilations, paddings and crops, loose pitches, accumulation, residuals (in place
+too), leaky and wide outputs, all sources, stores and reloads, folds, bias tables, and tokens from true conflicts beside
+some that are not needed. Layers' tiles overlap in time as far as the tokens allow.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from npu_isa.check import check_program
+from npu_isa.machine import MachineConfig
+from npu_isa.ops import Instruction, Op, Vec, resolve
+from numpy.typing import NDArray
+
+from npu_sim.random_programs.builder import CONSTANTS_BYTES, INPUT, INPUT_BYTES, OUTPUT, Builder
+from npu_sim.random_programs.tokens import random_tokens, with_tokens
+
+
+@dataclass(frozen=True)
+class RandomProgram:
+    """A program and what it runs with; the image is INPUT_BYTES of anything."""
+
+    machine: MachineConfig
+    instructions: tuple[Instruction, ...]
+    constants: NDArray[np.uint8]
+    dram_bytes: int
+    input_range: tuple[int, int]
+    output_range: tuple[int, int]
+    registers: int
+    legal: dict[int, tuple[int, ...]]
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """The program with its state resolved."""
+        return resolve(self.instructions)
+
+    def check(self, ops: tuple[Op, ...] | None = None) -> None:
+        """Check the program, or other operations in its place, as a binary is checked.
+
+        Raises:
+            ProgramError: the first fault.
+        """
+        check_program(
+            self.ops if ops is None else ops,
+            self.machine,
+            constants_bytes=len(self.constants),
+            dram_bytes=self.dram_bytes,
+            input_range=self.input_range,
+            output_range=self.output_range,
+            registers=self.registers,
+            legal=self.legal,
+            constants=self.constants,
+        )
+
+    def boundaries(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """Return a legal boundary for each register."""
+        return tuple(int(rng.choice(self.legal[r])) for r in range(self.registers))
+
+
+def random_program(rng: np.random.Generator, machine: MachineConfig, layers: int = 3) -> RandomProgram:
+    """Return a valid program of about `layers` layers and a few dozen instructions."""
+    builder = Builder(rng, machine)
+    builder.start()
+    for _ in range(layers):
+        builder.layer()
+    output_bytes = builder.finish()
+    constants = np.zeros(CONSTANTS_BYTES, np.uint8)
+    constants[: len(builder.constants)] = np.frombuffer(bytes(builder.constants), np.uint8)
+    return RandomProgram(
+        machine=machine,
+        instructions=with_tokens(builder.code, machine, rng),
+        constants=constants,
+        dram_bytes=OUTPUT + output_bytes,
+        input_range=(INPUT, INPUT + INPUT_BYTES),
+        output_range=(OUTPUT, OUTPUT + output_bytes),
+        registers=len(builder.legal),
+        legal=builder.legal,
+    )
+
+
+def scrambled(p: RandomProgram, rng: np.random.Generator) -> RandomProgram:
+    """Return the program with other tokens, often many, and FIFOs of depth 2: its values mean nothing, its times do."""
+    machine = replace(p.machine, token_depth=2)
+
+    def changed(ins: Instruction, op: Op) -> Instruction:
+        operands = {**ins.operands, "fence": int(op.fence)} if isinstance(op, Vec) else ins.operands
+        return replace(ins, pop=op.pop, push=op.push, operands=operands)
+
+    ops = random_tokens(p.ops, machine, rng)
+    return replace(p, machine=machine, instructions=tuple(map(changed, p.instructions, ops)))
