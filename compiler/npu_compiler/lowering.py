@@ -9,6 +9,7 @@ from npu_compiler.multipliers import prove_no_overflow
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.positions import dynamic_moments, positions, value_counts
 from npu_compiler.qgraph import GROUP, U8, Evidence, Extraction, Lowering, QConv, QTensor, QuantizedGraph
+from npu_compiler.rounding import learn_rounding
 from npu_compiler.select import LayerStudy, Order, Study, select
 
 
@@ -43,7 +44,8 @@ def lower_graph(study: Study) -> QuantizedGraph:
     if not study.layers:
         return study.graph
     orders, extract = select(study), study.options.extract
-    lowered = {layer.node.name: _with_lowering(layer, orders[layer.node.name], extract) for layer in study.layers}
+    layers = learn_rounding(study, orders) if study.options.rounding == "learned" else study.layers
+    lowered = {layer.node.name: _with_lowering(layer, orders[layer.node.name], extract) for layer in layers}
     graph = replace(study.graph, nodes=tuple(lowered.get(n.name, n) for n in study.graph.nodes))
     return fit_bias_rows(graph, study.image_bytes) if study.options.bias_correction == "network" else graph
 

@@ -7,9 +7,12 @@ from npu_isa.errors import DataError
 
 from npu_compiler.qgraph import Extraction
 
+Grouping = Literal["magnitude", "none"]
 Method = Literal["minmax", "percentile", "mse"]
 Positions = Literal["error", "range"]
 Repair = Literal["none", "layer", "network"]
+SMALL = 32
+Rounding = Literal["nearest", "learned"]
 Selection = Literal["random", "range", "greedy", "evolutionary"]
 Uniform = Literal["none", "minmax", "mse"]
 
@@ -22,29 +25,37 @@ class QuantizeOptions:
         method: range of a tensor: all values, a percentile of their magnitudes, or least squared 8-bit error.
         percentile: per cent, for method "percentile".
         aligned: move the 8-bit scales to where the 4-bit values err least.
+        grouping: channels share a group of 16 in the model's own order; or with those of like magnitude.
         positions: extraction positions of least squared error (they may clip), or by the largest value's bit length.
         bias_correction: what the bias row of a boundary repairs: nothing; the mean error of lowering the layer's own
             groups; or that of the network as it runs, the layers before in 4 bits too (npu_compiler.fit).
         extract: positions of activations: static; or dynamic, from the 16 values of the group at each pixel.
+        rounding: of the weights of layers with a dial: to the nearest 8-bit value; or learned, so that the errors of
+            their lowered forms cancel (npu_compiler.rounding).
         keep_first_8bit: the first convolutions after the image never run in 4 bits.
         keep_last_8bit: the last convolution never runs in 4 bits.
+        keep_small_8bit: convolutions whose sums have at most SMALL products never run in 4 bits: one pass of an array
+            of 32 rows holds them in either form, and their error is the largest.
         max_images: calibration images used, the first ones.
         selection: in which order the groups turn 4-bit (npu_compiler.select).
         seed: of random selection and of the search.
         generations: of the search, at each of its three ratios.
         seconds: of the search in all, in place of generations; the result then depends on the computer.
         uniform: the baseline: conventional INT4 with one 4-bit grid per tensor and output channel, whose ranges are
-            those of all values or of least squared error. Replaces aligned, positions and extract.
+            those of all values or of least squared error. Replaces aligned, positions, grouping and extract.
     """
 
     method: Method = "minmax"
     percentile: float = 99.99
     aligned: bool = True
+    grouping: Grouping = "magnitude"
     positions: Positions = "error"
     bias_correction: Repair = "layer"
     extract: Extraction = "static"
+    rounding: Rounding = "learned"
     keep_first_8bit: bool = True
     keep_last_8bit: bool = True
+    keep_small_8bit: bool = True
     max_images: int = 256
     selection: Selection = "greedy"
     seed: int = 0
@@ -60,9 +71,11 @@ class QuantizeOptions:
         """
         choices = {
             "method": Method,
+            "grouping": Grouping,
             "positions": Positions,
             "bias_correction": Repair,
             "extract": Extraction,
+            "rounding": Rounding,
             "selection": Selection,
             "uniform": Uniform,
         }

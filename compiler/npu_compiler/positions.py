@@ -45,7 +45,8 @@ class Positions:
         act_shift: shape (groups,).
         wgt_shift: shape (groups, out channels).
         correction: to be added to the accumulator when the group is lowered; shape (groups, out channels).
-        error, range_error: shape (groups,), in squared steps of the output.
+        mean, lowered_mean: of each channel's values, and of what they stand for once lowered, shape (channels,).
+        error, range_error: shape (groups,), in squared steps of the output, of weights rounded to the nearest.
         truncation: as `error`, of taking the top 4 bits without rounding and without a correction.
         act_bits: bits of the largest magnitude of the group's activations, shape (groups,).
     """
@@ -53,6 +54,8 @@ class Positions:
     act_shift: NDArray[np.int64]
     wgt_shift: NDArray[np.int64]
     correction: F64
+    mean: F64
+    lowered_mean: F64
     error: F64
     range_error: F64
     truncation: F64
@@ -144,24 +147,37 @@ def positions(
         wgt_shift = by_range.wgt_shift
     else:
         wgt_shift = _weight_positions(node, w, moments.square)
-    lw = lower(node.weight.reshape(w.shape), np.repeat(wgt_shift.T, GROUP, axis=1)[:, None, :], unsigned=False)
-    mean_off = share @ x * w - moments.lowered * lw
+    lw = _lowered_weight(node, wgt_shift)
     squared = _squared(share, x, moments, w, lw)
     cut_x, cut_w = x >> 4 << 4, node.weight.reshape(w.shape) >> 4 << 4
     cut = _squared(share, x, Moments(share @ cut_x, share @ cut_x**2, share @ (cut_x * x)), w, cut_w)
     repaired = options.bias_correction != "none"
     if repaired:
-        squared -= mean_off**2
+        squared -= (share @ x * w - moments.lowered * lw) ** 2
     outputs = max(int(node.weight.any(axis=(1, 2, 3)).sum()), 1)
     return Positions(
         act_shift,
         wgt_shift,
-        _by_group(mean_off).T * (1.0 if repaired else 0.0),
+        correction(node, wgt_shift, share @ x, moments.lowered) * (1.0 if repaired else 0.0),
+        share @ x,
+        moments.lowered,
         (_by_group(squared) * factor[:, None] ** 2).sum(axis=0) / outputs,
         (_by_group(by_range.error(w)) * factor[:, None] ** 2).sum(axis=0) / outputs,
         (_by_group(cut) * factor[:, None] ** 2).sum(axis=0) / outputs,
         _length(by_range.largest.reshape(-1, GROUP).max(axis=1)),
     )
+
+
+def correction(node: QConv, wgt_shift: NDArray[np.int64], mean: F64, lowered_mean: F64) -> F64:
+    """Return what lowering takes from the mean of a layer's sums, (groups, out channels); see `Positions`."""
+    lw = _lowered_weight(node, wgt_shift)
+    return _by_group(mean * node.weight.reshape(lw.shape) - lowered_mean * lw).T
+
+
+def _lowered_weight(node: QConv, wgt_shift: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what the weights stand for with every group lowered, (out channels, taps, channels)."""
+    w = node.weight.reshape(len(node.weight), -1, node.weight.shape[3])
+    return lower(w, np.repeat(wgt_shift.T, GROUP, axis=1)[:, None, :], unsigned=False)
 
 
 def _chosen(tried: tuple[Moments, ...], number: NDArray[np.int64]) -> Moments:

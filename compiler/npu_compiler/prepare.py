@@ -216,7 +216,7 @@ def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
                 maps[node.out] = own
                 node = aligned(node, node.b, own)
             case Concat():
-                maps[node.out] = _joined([(maps[s], shapes[s][0]) for s in node.srcs])
+                maps[node.out] = joined_map([(maps[s], shapes[s][0]) for s in node.srcs])
             case Channels():
                 maps[node.out] = dense
             case _:
@@ -225,7 +225,8 @@ def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
     return replace(graph, nodes=tuple(nodes), shapes=shapes), maps
 
 
-def _joined(parts: list[tuple[Map, int]]) -> Map:
+def joined_map(parts: list[tuple[Map, int]]) -> Map:
+    """Return the map of a concatenation, from the map and the logical channels of each part."""
     joined: list[int] = []
     base = 0
     for channel_map, channels in parts:

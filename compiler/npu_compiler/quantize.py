@@ -11,8 +11,9 @@ from npu_compiler.build import build
 from npu_compiler.calibrate import Histogram, check_images, joined, pixel_values, tallies
 from npu_compiler.evolve import Progress, State
 from npu_compiler.graph import Conv, Graph, TensorQuant, inputs
+from npu_compiler.grouping import group_channels
 from npu_compiler.lowering import lower_graph, study_layers
-from npu_compiler.options import QuantizeOptions
+from npu_compiler.options import SMALL, QuantizeOptions
 from npu_compiler.prepare import Prepared, is_depthwise, prepare
 from npu_compiler.qdump import dump
 from npu_compiler.qgraph import U8, Preprocess, QuantizedGraph
@@ -63,11 +64,13 @@ def study(graph: Graph, images: U8, preprocess: Preprocess, options: QuantizeOpt
     fixed = {graph.input: graph.quant.get(graph.input, image_quant(normalized))}
     prepared = prepare(replace(graph, quant=graph.quant | fixed))
     dial = dial_nodes(prepared.graph, options)
-    quant, found = choose_scales(prepared, images, normalized, dial, options)
+    prepared, quant, found = choose_scales(prepared, images, normalized, dial, options)
     table = pixel_table(normalized, fixed[graph.input])
     mean_square = {t: h.mean_square for t, h in found.items()}
     base = build(prepared, quant, mean_square, dial, preprocess, table, options)
-    return study_layers(base, table[np.arange(channels), images], dial, options)
+    fixed_weights = {n.name for n in prepared.graph.nodes if isinstance(n, Conv) and n.weight_scale is not None}
+    made = study_layers(base, table[np.arange(channels), images], dial, options)
+    return replace(made, fixed_weights=frozenset(fixed_weights))
 
 
 def _each(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -94,6 +97,7 @@ def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:
     convs = [n for n in graph.nodes if isinstance(n, Conv) and not is_depthwise(n)]
     kept = {n.name for n in convs if n.src in _image_like(graph)} if options.keep_first_8bit else set()
     kept |= {convs[-1].name} if convs and options.keep_last_8bit else set()
+    kept |= {n.name for n in convs if n.weight[0].size <= SMALL} if options.keep_small_8bit else set()
     return {n.name for n in convs} - kept
 
 
@@ -108,8 +112,11 @@ def _image_like(graph: Graph) -> set[str]:
 
 def choose_scales(
     prepared: Prepared, images: U8, preprocess: Preprocess, dial: set[str], options: QuantizeOptions
-) -> tuple[dict[str, TensorQuant], dict[str, Histogram]]:
-    """Return the quantization of every tensor, and the histograms of the tensors that the dial's layers read."""
+) -> tuple[Prepared, dict[str, TensorQuant], dict[str, Histogram]]:
+    """Return the network with its channels in groups, the quantization of every tensor, and some histograms.
+
+    The histograms are those of the tensors that the dial's layers read.
+    """
     graph, classes = prepared.graph, prepared.classes
     positive = non_negative(graph)
     members: dict[str, list[str]] = {}
@@ -118,6 +125,8 @@ def choose_scales(
     signs = {name: not all(positive[t] for t in tensors) for name, tensors in members.items()}
     by_channel = {n.src for n in graph.nodes if n.name in dial and isinstance(n, Conv) and n.src != graph.input}
     seen = tallies(graph, images, preprocess, {t: signs[c] for t, c in classes.items()}, by_channel)
+    if options.grouping == "magnitude":
+        prepared = group_channels(prepared, {t: seen[t].histogram.mean_square for t in by_channel})
     readers = demands(prepared, {t: seen[t].histogram for t in by_channel}, dial)
     quant: dict[str, TensorQuant] = {}
     for name, tensors in members.items():
@@ -135,4 +144,4 @@ def choose_scales(
                 base = aligned_scale(base, total, [readers[t] for t in tensors if t in readers], signs[name])
             chosen = TensorQuant(base, signs[name])
         quant |= dict.fromkeys(tensors, chosen)
-    return within_reach(prepared, quant), {t: seen[t].histogram for t in by_channel}
+    return prepared, within_reach(prepared, quant), {t: seen[t].histogram for t in by_channel}

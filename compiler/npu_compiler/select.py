@@ -63,6 +63,7 @@ class Study:
         graph: every layer in 8 bits.
         layers: those that may run in 4 bits.
         image_bytes: calibration images after the table.
+        fixed_weights: names of layers whose 8-bit weights the model gives (QDQ): they are kept.
         state: of an evolutionary search that was interrupted, to go on with; it is kept up to date.
         observe: sees the progress of a search.
     """
@@ -71,6 +72,7 @@ class Study:
     layers: tuple[LayerStudy, ...]
     image_bytes: U8
     options: QuantizeOptions
+    fixed_weights: frozenset[str] = frozenset()
     state: State | None = None
     observe: Callable[[Progress], None] = field(default=lambda progress: None)
 

@@ -28,23 +28,24 @@ class Step:
     whole: bool = False
 
 
+PLAIN = {"grouping": "none", "rounding": "nearest", "aligned": False, "bias_correction": "none"}
 BASELINES = (
     Step("8 bits", {}),
-    Step("INT4 min-max", {"uniform": "minmax", "bias_correction": "none"}, whole=True),
-    Step("INT4 min-max, bias repaired", {"uniform": "minmax", "bias_correction": "network"}, whole=True),
-    Step("INT4 squared error", {"uniform": "mse", "bias_correction": "none"}, whole=True),
-    Step("INT4 squared error, bias repaired", {"uniform": "mse", "bias_correction": "network"}, whole=True),
+    Step("INT4 min-max", PLAIN | {"uniform": "minmax"}, whole=True),
+    Step("INT4 min-max, bias repaired", PLAIN | {"uniform": "minmax", "bias_correction": "network"}, whole=True),
+    Step("INT4 squared error", PLAIN | {"uniform": "mse"}, whole=True),
+    Step("INT4 squared error, bias repaired", PLAIN | {"uniform": "mse", "bias_correction": "network"}, whole=True),
 )
-PLAIN = {"selection": "random", "positions": "range", "aligned": False, "bias_correction": "none"}
 LADDER = (
-    Step("random groups, positions by range", {}),
+    Step("random groups, positions by range", PLAIN | {"selection": "random", "positions": "range"}),
     Step("+ positions by squared error", {"positions": "error"}),
     Step("+ scales aligned to 4 bits", {"aligned": True}),
-    Step("+ bias row per boundary: the layer's own error", {"bias_correction": "layer"}),
+    Step("+ bias row per boundary", {"bias_correction": "layer"}),
     Step("+ greedy selection", {"selection": "greedy"}),
     Step("+ evolutionary selection", {"selection": "evolutionary"}),
-    Step("+ bias row: the running network's error", {"bias_correction": "network"}),
     Step("+ dynamic extraction", {"extract": "dynamic"}),
+    Step("+ channels of like magnitude in a group", {"grouping": "magnitude"}),
+    Step("+ learned rounding", {"rounding": "learned"}),
 )
 
 
@@ -79,7 +80,7 @@ def ablate(
         observe(step.name)
         made = quantize(graph, calibration.images, preprocess, replace(given, **step.change))
         rows.append(_row(step.name, made, data, 100.0 if step.whole else 0.0))
-    change: dict[str, Any] = PLAIN
+    change: dict[str, Any] = {}
     for step in LADDER:
         observe(step.name)
         change = change | step.change

@@ -42,7 +42,9 @@ def explain_layers(graph: QuantizedGraph) -> Table:
             }
         )
     if not rows:
-        raise DataError("no layer of the network can run in 4 bits", graph.name, "quantize with --lower-first or -last")
+        raise DataError(
+            "no layer of the network can run in 4 bits", graph.name, "quantize with --lower-first, -last or -small"
+        )
     return Table(LAYERS_SCHEMA, _provenance(graph), tuple(rows))
 
 

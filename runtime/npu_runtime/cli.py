@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NoReturn, get_args
 
-from npu_compiler.options import Positions, Repair, Selection, Uniform
+from npu_compiler.options import Grouping, Positions, Repair, Rounding, Selection, Uniform
 from npu_compiler.qgraph import Extraction
 from npu_isa.errors import NpuError
 
@@ -123,6 +123,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     quant.add_argument("--select", choices=get_args(Selection), help="which groups turn 4-bit first (greedy)")
     quant.add_argument("--extract", choices=get_args(Extraction), help="positions of activations (static)")
     quant.add_argument("--positions", choices=get_args(Positions), help="least squared error, or by range (error)")
+    quant.add_argument("--grouping", choices=get_args(Grouping), help="which channels share a group (magnitude)")
+    quant.add_argument(
+        "--rounding", choices=get_args(Rounding), help="of the weights (learned; nearest with --uniform)"
+    )
     quant.add_argument("--bias-correction", choices=get_args(Repair), help="what bias rows repair (layer)")
     quant.add_argument("--uniform", choices=get_args(Uniform), help="conventional INT4 in place of extraction (none)")
     quant.add_argument("--seed", type=int, metavar="S", help="of random and evolutionary selection (0)")
@@ -130,6 +134,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     quant.add_argument("--plain-scales", action="store_true", help="do not align 8-bit scales to the 4-bit grid")
     quant.add_argument("--lower-first", action="store_true", help="let the first convolution run in 4 bits too")
     quant.add_argument("--lower-last", action="store_true", help="let the last layer run in 4 bits too")
+    quant.add_argument("--lower-small", action="store_true", help="let layers of at most 32 products a sum do so too")
     quant.add_argument("--requantize", action="store_true", help="ignore the activation scales of a QDQ model")
 
 

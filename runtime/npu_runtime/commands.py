@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from npu_runtime.tables import Table
 
 COMPARE_SCHEMA = "npu.compare/1"
-LADDER_SETS = ("select", "extract", "positions", "bias_correction", "uniform", "plain_scales")
+LADDER_SETS = ("select", "extract", "positions", "grouping", "rounding", "bias_correction", "uniform", "plain_scales")
 QUANTIZE = (
     *("calibration", "pixel_scale", "mean", "std", "resize", "crop", "preprocess", "requantize"),
-    *("method", "percentile", "max_images", "seed", "budget", "lower_first", "lower_last", *LADDER_SETS),
+    *("method", "percentile", "max_images", "seed", "budget", "lower_first", "lower_last", "lower_small", *LADDER_SETS),
 )
 
 
@@ -83,7 +83,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     if args.method != "percentile":
         _refuse(args, ("percentile",), "without --method percentile")
     if args.uniform not in (None, "none"):
-        _refuse(args, ("extract", "positions", "plain_scales"), "with --uniform, which replaces it")
+        _refuse(args, ("extract", "positions", "grouping", "plain_scales"), "with --uniform, which replaces it")
     if args.command != "ablate" and args.select != "evolutionary":
         _refuse(args, ("budget", "state"), "without --select evolutionary")
         if args.select != "random":
@@ -100,14 +100,18 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
         args.parser.error("an ONNX model needs --calibration DATA")
     _refuse_idle(args)
     given = {k: getattr(args, k) for k in ("pixel_scale", "mean", "std", "resize", "crop")}
-    names = ("method", "percentile", "max_images", "extract", "positions", "bias_correction", "uniform", "seed")
+    names: tuple[str, ...] = ("method", "percentile", "max_images", "extract", "positions", "grouping", "rounding")
+    names += ("bias_correction", "uniform", "seed")
     chosen = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    if args.uniform not in (None, "none"):
+        chosen.setdefault("rounding", "nearest")
     if args.select is not None:
         chosen["selection"] = args.select
     options = QuantizeOptions(
         aligned=not args.plain_scales,
         keep_first_8bit=not args.lower_first,
         keep_last_8bit=not args.lower_last,
+        keep_small_8bit=not args.lower_small,
         **chosen,
         **(args.budget or {}),
     )

@@ -96,7 +96,9 @@ def test_the_ratio_reached_is_the_nearest_of_all_steps(machine, quantized):
     binary = compile_quantized(quantized, load_machine(machine))
     reached = [0.0] + [100.0 * step.low_macs / binary.dial_macs for step in binary.dial]
     for ratio in range(101):
-        assert binary.effective_percent(ratio) == pytest.approx(min(reached, key=lambda r: (abs(r - ratio), r)))
+        found = binary.effective_percent(ratio)
+        assert found in reached
+        assert abs(found - ratio) == pytest.approx(min(abs(r - ratio) for r in reached))
 
 
 def test_steps_go_by_error_per_multiply_accumulate(quantized):

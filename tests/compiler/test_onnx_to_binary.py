@@ -16,7 +16,7 @@ from tests.equality import compare
 from tests.onnx_models import PIXELS, save
 from tests.random_onnx import networks
 
-EVERY_LAYER = QuantizeOptions(bias_correction="layer", keep_first_8bit=False, keep_last_8bit=False)
+EVERY_LAYER = QuantizeOptions(keep_first_8bit=False, keep_last_8bit=False, keep_small_8bit=False)
 
 
 @pytest.mark.slow

@@ -197,5 +197,5 @@ def test_quantized_graph(golden):
     )
     pixels = np.full((1, 6, 6, 3), 254, np.uint8)
     pre = Preprocess(1.0, (0.0,) * 3, (1.0,) * 3, (), ())
-    options = QuantizeOptions(aligned=False, bias_correction="none", keep_last_8bit=False)
+    options = QuantizeOptions(aligned=False, bias_correction="none", keep_last_8bit=False, keep_small_8bit=False)
     golden("quantized.txt", dump(quantize(made, pixels, pre, options)))

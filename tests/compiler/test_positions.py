@@ -14,7 +14,7 @@ from npu_isa.numerics import lower
 
 from tests.onnx_models import PIXELS, images, save, wide_example
 
-LAYER = QuantizeOptions(bias_correction="layer")
+LAYER = QuantizeOptions(rounding="nearest")
 
 
 @pytest.fixture(scope="module")

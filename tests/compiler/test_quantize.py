@@ -154,18 +154,21 @@ def test_network_that_normalizes_its_image_loses_nothing(tmp_path):
     assert decibels(want, in_8_bits(quantized, pixels)) > 30
 
 
-def test_first_convolutions_and_the_last_stay_in_8_bits(tmp_path):
+def test_first_convolutions_the_last_and_small_ones_stay_in_8_bits(tmp_path):
     """Also where something else comes between the image and its first convolution."""
     net = Net((3, 12, 12))
     image = net.node("MaxPool", net.node("Relu", "x"), kernel_shape=[2, 2], strides=[2, 2])
     two = [net.conv(image, 3, 16, (1, 1)), net.conv("x", 3, 16, (2, 2), strides=[2, 2])]
-    middle = net.conv(net.node("Add", *two), 16, 16, (1, 1))
-    graph = read(net.model(net.conv(middle, 16, 4, (1, 1))), tmp_path)
+    middle = net.conv(net.node("Add", *two), 16, 16, (3, 3))
+    small = net.conv(middle, 16, 16, (1, 1))
+    graph = read(net.model(net.conv(small, 16, 4, (1, 1))), tmp_path)
     pixels = images(4)
     names = [n.name for n in quantize(graph, pixels, PIXELS, LAYER).lowerable]
     assert names == [middle]
-    every = replace(LAYER, keep_first_8bit=False, keep_last_8bit=False)
-    assert len(quantize(graph, pixels, PIXELS, every).lowerable) == 4
+    with_small = quantize(graph, pixels, PIXELS, replace(LAYER, keep_small_8bit=False)).lowerable
+    assert [n.name for n in with_small] == [middle, small]
+    every = replace(LAYER, keep_first_8bit=False, keep_last_8bit=False, keep_small_8bit=False)
+    assert len(quantize(graph, pixels, PIXELS, every).lowerable) == 5
 
 
 # -- the order of groups, and repeatable results
