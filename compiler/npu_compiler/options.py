@@ -40,6 +40,7 @@ class QuantizeOptions:
         selection: in which order the groups turn 4-bit (npu_compiler.select).
         seed: of random selection and of the search.
         generations: of the search, at each of its three ratios.
+        search_images: calibration images that the search measures a choice on, the first ones.
         seconds: of the search in all, in place of generations; the result then depends on the computer.
         uniform: the baseline: conventional INT4 with one 4-bit grid per tensor and output channel, whose ranges are
             those of all values or of least squared error. Replaces aligned, positions, grouping and extract.
@@ -60,6 +61,7 @@ class QuantizeOptions:
     selection: Selection = "greedy"
     seed: int = 0
     generations: int = 10
+    search_images: int = 256
     seconds: float | None = None
     uniform: Uniform = "none"
 
@@ -84,7 +86,7 @@ class QuantizeOptions:
                 raise DataError(f"{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}")
         if not 50.0 < self.percentile <= 100.0:
             raise DataError(f"percentile {self.percentile}", hint="above 50, at most 100")
-        for name, least in (("max_images", 1), ("generations", 0), ("seed", 0)):
+        for name, least in (("max_images", 1), ("search_images", 1), ("generations", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} {getattr(self, name)}", hint=f"at least {least}")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):

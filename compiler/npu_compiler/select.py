@@ -16,8 +16,6 @@ from npu_compiler.options import QuantizeOptions
 from npu_compiler.positions import Positions
 from npu_compiler.qgraph import U8, Extraction, QConv, QTensor, QuantizedGraph
 
-SEARCH_IMAGES = 256
-
 
 @dataclass(frozen=True, eq=False)
 class LayerStudy:
@@ -121,7 +119,7 @@ def _search(study: Study, units: Units) -> dict[int, NDArray[np.bool_]]:
 
 def distance_of(study: Study, units: Units) -> Distance:
     """Return the fitness of the search: mean squared distance of the outputs to those of the 8-bit model."""
-    images = study.image_bytes[:SEARCH_IMAGES]
+    images = study.image_bytes[: study.options.search_images]
     evaluator = Evaluator(study.graph)
     reference = evaluator.run(images, {}).astype(np.float64)
     return partial(_distance, study, units, evaluator, images, reference)

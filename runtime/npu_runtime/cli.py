@@ -131,6 +131,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     quant.add_argument("--uniform", choices=get_args(Uniform), help="conventional INT4 in place of extraction (none)")
     quant.add_argument("--seed", type=int, metavar="S", help="of random and evolutionary selection (0)")
     quant.add_argument("--budget", type=_budget, metavar="N|Ss", help="search: generations (10), or seconds: 60s")
+    quant.add_argument("--search-images", type=_positive, metavar="N", help="search: images to measure on (256)")
     quant.add_argument("--plain-scales", action="store_true", help="do not align 8-bit scales to the 4-bit grid")
     quant.add_argument("--lower-first", action="store_true", help="let the first convolution run in 4 bits too")
     quant.add_argument("--lower-last", action="store_true", help="let the last layer run in 4 bits too")

@@ -26,7 +26,18 @@ COMPARE_SCHEMA = "npu.compare/1"
 LADDER_SETS = ("select", "extract", "positions", "grouping", "rounding", "bias_correction", "uniform", "plain_scales")
 QUANTIZE = (
     *("calibration", "pixel_scale", "mean", "std", "resize", "crop", "preprocess", "requantize"),
-    *("method", "percentile", "max_images", "seed", "budget", "lower_first", "lower_last", "lower_small", *LADDER_SETS),
+    *(
+        "method",
+        "percentile",
+        "max_images",
+        "seed",
+        "budget",
+        "search_images",
+        "lower_first",
+        "lower_last",
+        "lower_small",
+        *LADDER_SETS,
+    ),
 )
 
 
@@ -85,7 +96,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     if args.uniform not in (None, "none"):
         _refuse(args, ("extract", "positions", "grouping", "plain_scales"), "with --uniform, which replaces it")
     if args.command != "ablate" and args.select != "evolutionary":
-        _refuse(args, ("budget", "state"), "without --select evolutionary")
+        _refuse(args, ("budget", "search_images", "state"), "without --select evolutionary")
         if args.select != "random":
             _refuse(args, ("seed",), "without --select random or evolutionary")
 
@@ -101,7 +112,7 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     _refuse_idle(args)
     given = {k: getattr(args, k) for k in ("pixel_scale", "mean", "std", "resize", "crop")}
     names: tuple[str, ...] = ("method", "percentile", "max_images", "extract", "positions", "grouping", "rounding")
-    names += ("bias_correction", "uniform", "seed")
+    names += ("bias_correction", "uniform", "seed", "search_images")
     chosen = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     if args.uniform not in (None, "none"):
         chosen.setdefault("rounding", "nearest")

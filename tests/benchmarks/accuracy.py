@@ -1,0 +1,194 @@
+"""Top-1 of every convolutional model of ../shared/data by every way to 4 bits: python -m tests.benchmarks.accuracy.
+
+Scales, positions, selections and bias rows are made from training images; accuracy is measured on labelled images that
+no choice has seen, at 0/25/50/75/100 % of a dial that may stop at any group. Beside top-1 stands the mean divergence
+(Kullback-Leibler, in nats) of the class probabilities from those of the float model under onnxruntime, which tells
+more from few images. Each row is appended to --rows as a line of JSON, and rows that are there are not measured again;
+--table prints what is there.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from npu_compiler import fast_eval
+from npu_compiler.calibrate import pixel_values
+from npu_compiler.evolve import State
+from npu_compiler.fit import walk_of_all_groups
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import import_model
+from npu_compiler.qgraph import QuantizedGraph
+from npu_compiler.quantize import quantize
+from npu_runtime.data import Dataset
+from numpy.typing import NDArray
+
+from tests.benchmarks.models import RATIOS, Model, catalogue
+
+INT4 = {"grouping": "none", "rounding": "nearest", "aligned": False, "bias_correction": "none"}
+PLAIN = INT4 | {"positions": "range"}
+NUMERICS = {"grouping": "none", "rounding": "nearest"}  # positions by error, aligned scales, a bias row per boundary
+WAYS: dict[str, dict[str, Any]] = {
+    "INT4 min-max": INT4 | {"uniform": "minmax"},
+    "all of ours, greedy": {},
+    "all of ours, evolutionary": {"selection": "evolutionary"},
+    "all of ours, evolutionary, dynamic": {"selection": "evolutionary", "extract": "dynamic"},
+    "INT4 squared error, bias": INT4 | {"uniform": "mse", "bias_correction": "layer"},
+    "numerics, greedy": NUMERICS,
+    "plain, greedy": PLAIN,
+    "INT4 min-max, bias": INT4 | {"uniform": "minmax", "bias_correction": "layer"},
+    "INT4 squared error": INT4 | {"uniform": "mse"},
+    "plain, random": PLAIN | {"selection": "random"},
+    "plain, range": PLAIN | {"selection": "range"},
+    "numerics, random": NUMERICS | {"selection": "random"},
+    "numerics, range": NUMERICS | {"selection": "range"},
+    "numerics, evolutionary": NUMERICS | {"selection": "evolutionary"},
+    "numerics, evolutionary, dynamic": NUMERICS | {"selection": "evolutionary", "extract": "dynamic"},
+    "plain, evolutionary": PLAIN | {"selection": "evolutionary"},
+    "plain, evolutionary, dynamic": PLAIN | {"selection": "evolutionary", "extract": "dynamic"},
+}  # in the order in which they are measured; the table goes by TABLE
+TABLE = (
+    *("INT4 min-max", "INT4 min-max, bias", "INT4 squared error", "INT4 squared error, bias"),
+    *(w for kind in ("plain", "numerics", "all of ours") for w in WAYS if w.startswith(kind)),
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a model's size allows: images measured on, images and generations of a search."""
+
+    images: int
+    search_images: int
+    generations: int
+
+
+EFFORTS = {32: Effort(2000, 128, 6), 96: Effort(600, 64, 5), 224: Effort(300, 24, 4)}  # by side of the input
+
+
+@dataclass
+class Case:
+    """A model with its images; searches made so far, by what they were made for."""
+
+    model: Model
+    effort: Effort
+    calibration: NDArray[np.uint8]
+    data: Dataset
+    reference: NDArray[np.float64]
+    pass_seconds: float
+    searches: dict[str, State] = field(default_factory=dict)
+
+
+def load(model: Model, images: int | None) -> Case:
+    """Read the images of a model and run the float model on them."""
+    side = model.calibration_images(1).shape[1]
+    effort = EFFORTS[side] if images is None else replace(EFFORTS[side], images=images)
+    calibration, data = model.calibration_images(256), model.labelled_images(effort.images)
+    start = time.perf_counter()
+    float_outputs(model, calibration)
+    seconds = time.perf_counter() - start
+    return Case(model, effort, calibration, data, float_outputs(model, data.images), seconds)
+
+
+def float_outputs(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the float model's outputs under onnxruntime, (N, classes)."""
+    session, table = onnxruntime.InferenceSession(model.path), pixel_values(model.preprocess).astype(np.float32)
+    parts = [table[np.arange(3), images[i : i + 32]].transpose(0, 3, 1, 2) for i in range(0, len(images), 32)]
+    found = [session.run(None, {"input": np.ascontiguousarray(x)})[0] for x in parts]
+    return np.concatenate(found).reshape(len(images), -1).astype(np.float64)
+
+
+def measure(case: Case, way: str) -> dict[str, Any]:
+    """Quantize by one way and measure it at every ratio."""
+    effort, change = case.effort, WAYS[way]
+    options = QuantizeOptions(search_images=effort.search_images, generations=effort.generations, **change)
+    state = None
+    if options.selection == "evolutionary":  # a search serves both kinds of extraction
+        state = case.searches.setdefault(way.split(",")[0], State(options.seed))
+    start = time.perf_counter()
+    graph = quantize(import_model(case.model.path), case.calibration, case.model.preprocess, options, state)
+    seconds = time.perf_counter() - start
+    top1, divergence = {}, {}
+    for ratio in RATIOS:
+        scores = outputs(graph, case.data.images, ratio)
+        top1[ratio] = round(100 * float(np.mean(scores.argmax(axis=1) == case.data.labels)), 2)
+        p, q = log_softmax(case.reference), log_softmax(scores)
+        divergence[ratio] = round(float((np.exp(p) * (p - q)).sum(axis=1).mean()), 4)
+    float_top1 = round(100 * float(np.mean(case.reference.argmax(axis=1) == case.data.labels)), 2)
+    return {
+        "model": case.model.name,
+        "way": way,
+        "images": len(case.data),
+        "float_top1": float_top1,
+        "top1": top1,
+        "divergence": divergence,
+        "quantize_seconds": round(seconds, 1),
+        "float_pass_seconds": round(case.pass_seconds, 1),
+    }
+
+
+def outputs(graph: QuantizedGraph, images: NDArray[np.uint8], ratio: float) -> NDArray[np.float64]:
+    """Return the network's outputs in real values, (N, classes)."""
+    image_bytes = graph.table[np.arange(images.shape[3]), images]
+    made = fast_eval.run(graph, image_bytes, walk_of_all_groups(graph, ratio))
+    out = graph.tensors[graph.output]
+    at = [out.channel_map.index(c) for c in range(max(out.channel_map) + 1)]
+    return np.asarray(made.reshape(len(made), -1, out.channels)[:, 0, at] * out.scale)
+
+
+def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of class probabilities."""
+    low = scores - scores.max(axis=1, keepdims=True)
+    return np.asarray(low - np.log(np.exp(low).sum(axis=1, keepdims=True)))
+
+
+def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a Markdown table per model."""
+    for model in dict.fromkeys(r["model"] for r in rows):
+        mine = {r["way"]: r for r in rows if r["model"] == model}
+        some = next(iter(mine.values()))
+        yield f"\n**{model}**, {some['images']} images, float {some['float_top1']:.2f} %\n"
+        yield "| way to 4 bits | 0 % | 25 % | 50 % | 75 % | 100 % | divergence at 0, 50, 100 % |"
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        for way in (w for w in TABLE if w in mine):
+            top1, off = mine[way]["top1"], mine[way]["divergence"]
+            cells = [f"{top1[str(r)]:.2f}" for r in RATIOS]
+            yield f"| {way} | {' | '.join(cells)} | {off['0']:.3f}, {off['50']:.3f}, {off['100']:.3f} |"
+
+
+def main() -> int:
+    """Measure what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=lambda text: text.split(","), default=list(catalogue()))
+    parser.add_argument("--ways", type=lambda text: text.split(";"), default=list(WAYS), help="names, split by ;")
+    parser.add_argument("--images", type=int, help="measured on, instead of what the model's size allows")
+    parser.add_argument("--rows", type=Path, default=Path("build/accuracy.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print the rows that are there as tables")
+    args = parser.parse_args()
+    args.rows.parent.mkdir(parents=True, exist_ok=True)
+    args.rows.touch()
+    rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
+    if args.table:
+        print("\n".join(lines(rows)))
+        return 0
+    done = {(r["model"], r["way"]) for r in rows}
+    for name in args.models:
+        case = None
+        for way in args.ways:
+            if (name, way) in done:
+                continue
+            case = case or load(catalogue()[name], args.images)
+            row = measure(case, way)
+            with args.rows.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
