@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from npu_isa.asm import assemble
-from npu_runtime.verify import MOMENTS, Observation, Workload, compare
+from npu_runtime.models import MOMENTS, Observation, Workload
+from npu_runtime.verify import compare
 
 from tests.register_models import ALL
 from tests.waves import draw, record

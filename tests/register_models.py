@@ -6,9 +6,9 @@ import numpy as np
 from npu_isa.machine import load_machine
 from npu_isa.ops import Engine, Instruction, Memory
 from npu_isa.tables import BY_NAME
-from npu_runtime.verify import MODELS, Model, Observation, VerifyReport, Workload, fast_times, verify
-from npu_sim.random_programs.machines import random_machine, with_speeds
-from npu_sim.random_programs.programs import RandomProgram, random_program, scrambled
+from npu_runtime.models import MODELS, Model, Observation, Workload
+from npu_runtime.verify import VerifyReport
+from npu_runtime.verify_random import verify_case
 
 from tests.naive_machine import NaiveMachine
 
@@ -36,40 +36,12 @@ def naive(work: Workload, boundaries: tuple[int, ...], image: np.ndarray) -> Obs
     return Observation(memories={**memories, "acc": np.array(machine.acc, np.int64).astype(np.int32)})
 
 
-ALL |= {**MODELS, "naive": naive}
-
-
-def workload(p: RandomProgram) -> Workload:
-    """Return a random program as a workload."""
-    return Workload(p.machine, p.instructions, p.constants, p.dram_bytes, p.input_range[0], p.output_range)
-
-
-def random_case(seed: int, layers: int = 2) -> tuple[RandomProgram, list[tuple[int, ...]], np.ndarray]:
-    """Return a random program, two boundary vectors and an image; every second machine has other speeds."""
-    rng = np.random.default_rng(seed)
-    p = random_program(rng, random_machine(rng), layers)
-    if seed % 2:
-        p = replace(p, machine=with_speeds(p.machine, rng))
-    most = tuple(p.legal[r][-1] for r in range(p.registers))
-    vectors = list(dict.fromkeys([most, p.boundaries(rng)]))
-    return p, vectors, rng.integers(0, 256, (1, p.input_range[1] - p.input_range[0]), np.uint8)
-
-
-def register_times(work: Workload, boundaries: tuple[int, ...], image: np.ndarray) -> Observation:
-    """Clock the register-level machine, for its times alone."""
-    return replace(MODELS["register"](work, boundaries, image), memories={})
-
-
-TIMED: dict[str, Model] = {"fast": fast_times, "register": register_times}
+ALL |= {"fast": MODELS["fast"], "register": MODELS["register"], "naive": naive}
 
 
 def compare_case(seed: int, layers: int = 2) -> VerifyReport:
     """Compare all models on one random program, then the times of the program with its tokens scrambled."""
-    p, vectors, image = random_case(seed, layers)
-    report = verify(workload(p), vectors, ALL, image)
-    if report.difference is None:
-        report += verify(workload(scrambled(p, np.random.default_rng(seed))), vectors[:1], TIMED, image)
-    return report
+    return verify_case(seed, ALL, layers=layers)
 
 
 # -- programs for what random ones seldom meet

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from npu_isa.machine import MachineConfig
-from npu_runtime.verify import Workload
+from npu_runtime.models import Workload
 from npu_sim.register import clock, state
 from npu_sim.register.machine import _flush
 from npu_sim.register.power import power_up

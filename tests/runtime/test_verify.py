@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from npu_isa.errors import NpuError
-from npu_runtime import verify as v
-from npu_runtime.verify import MOMENTS, UNKNOWN, Observation, Workload, compare, models_named, verify
+from npu_runtime import models as v
+from npu_runtime.models import MOMENTS, UNKNOWN, Observation, Workload, models_named
+from npu_runtime.verify import compare, verify
 
 from tests.binaries import small_binary
 from tests.register_models import instruction
@@ -121,7 +122,8 @@ def test_a_binary_with_its_golden_model():
         return Observation(memories={"output": memories["output"] ^ 1})
 
     found = verify(binary, vectors, {"off": one_bit_off, "register": v.register}).difference
-    assert found.what == "memory output, byte 0"
+    assert found.what.startswith("memory output, byte 0, written by instruction ")
+    assert "(store, layer " in found.what
 
 
 @pytest.mark.parametrize(

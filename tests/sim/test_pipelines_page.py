@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from npu_isa.machine import load_machine
 from npu_isa.ops import Engine
-from npu_runtime.verify import MOMENTS, Workload, compare
+from npu_runtime.models import MOMENTS, Workload
+from npu_runtime.verify import compare
 
 from tests import pipelines_page
 from tests.pipelines_page import BLOCK, PAGE

@@ -12,9 +12,12 @@ from npu_isa.numerics import lower
 from npu_isa.ops import Instruction
 from npu_isa.tables import ENGINES
 from npu_runtime.compiling import compile_file
+from npu_runtime.models import Workload
 from npu_runtime.session import Session
-from npu_runtime.verify import VerifyReport, Workload, verify
+from npu_runtime.verify import VerifyReport, verify
+from npu_runtime.verify_random import random_case, workload
 from npu_sim import counters
+from npu_sim.random_programs.programs import scrambled
 from npu_sim.register.machine import RegisterRun, run
 from npu_sim.register.state import CAUSES
 
@@ -23,14 +26,10 @@ from tests.demo import digits
 from tests.naive_timing import Twin
 from tests.register_models import (
     ALL,
-    TIMED,
     compare_case,
     crowded_conv,
     instruction,
-    random_case,
-    scrambled,
     two_tokens,
-    workload,
 )
 from tests.timing_models import causes_of
 
@@ -65,9 +64,9 @@ def clocked(text: str, boundaries: tuple[int, ...] = (), **sizes: int) -> tuple[
     ops, machine = hand_programs.hand(text, sizes)
     said = " ".join(f"{k}={v}" for k, v in ({"dram_latency_cycles": 20} | sizes).items())
     code = decode(assemble(hand_programs.HEAD.format(sizes=said) + text, "hand.s").code)
-    work = Workload(machine, code, np.zeros(0, np.uint8), 1 << 16, 0, (0, 0))
+    work = Workload(machine, code, np.zeros(0, np.uint8), 1 << 16, 0, (0, 0), computes=False)
     image = np.random.default_rng(0).integers(0, 256, (1, 1 << 15), np.uint8)
-    agree(verify(work, [boundaries], TIMED, image))
+    agree(verify(work, [boundaries], ("fast", "register"), image))
     found = run(code, machine, work.constants, boundaries, work.dram_bytes, image[0], 0)
     twin = causes_of(Twin(ops, machine, boundaries).run())
     for name, row in zip(ENGINES, found.causes.tolist(), strict=True):
@@ -237,7 +236,7 @@ def test_scrambled_programs_wait_for_full_fifos_and_queues():
     seen = np.zeros((len(ENGINES), len(CAUSES)), np.int64)
     for seed in range(12):
         p, vectors, image = random_case(seed)
-        for q in (p, scrambled(p, seed)):
+        for q in (p, scrambled(p, np.random.default_rng(seed))):
             work = workload(q)
             seen += ALL["register"](work, vectors[0], image[0]).causes
     missing = {cause for cause, count in zip(CAUSES, seen.sum(axis=0), strict=True) if not count}

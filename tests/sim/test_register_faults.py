@@ -4,15 +4,17 @@ The machine's sources are copied with one line changed and run uncompiled; a fau
 value differs from the fast simulators' or the naive machine's, or if the program does not end.
 """
 
-from dataclasses import replace
-
+import numpy as np
 import pytest
 from npu_isa import timing as rules
 from npu_isa.errors import ProgramError
-from npu_runtime.verify import MODELS, Difference, Model, verify
+from npu_runtime.models import MODELS, Model
+from npu_runtime.verify import Difference, verify
+from npu_runtime.verify_random import random_case, workload
+from npu_sim.random_programs.programs import scrambled
 
 from tests.register_faults import DIRECTED, Fault, machine_with
-from tests.register_models import ALL, TIMED, random_case, scrambled, workload
+from tests.register_models import ALL
 
 pytestmark = pytest.mark.slow
 OTHERS = {"fast": MODELS["fast"], "naive": ALL["naive"]}
@@ -27,8 +29,8 @@ def shown(model: Model, by: int | str) -> Difference | str | None:
         p, vectors, image = random_case(by)
         found = verify(workload(p), vectors, {**OTHERS, "machine": model}, image).difference
         if found is None:
-            timed = {"fast": TIMED["fast"], "machine": lambda *run: replace(model(*run), memories={})}
-            found = verify(workload(scrambled(p, by)), vectors[:1], timed, image).difference
+            timed = workload(scrambled(p, np.random.default_rng(by)), computes=False)
+            found = verify(timed, vectors[:1], {"fast": MODELS["fast"], "machine": model}, image).difference
     except ProgramError as error:
         return str(error)
     return found
@@ -159,5 +161,5 @@ def test_a_fault_in_a_rule_of_the_fast_simulator_is_shown(monkeypatch, rule):
     found = []
     for seed in seeds:
         p, vectors, image = random_case(seed)
-        found.append(verify(workload(p), vectors, TIMED, image).difference)
+        found.append(verify(workload(p), vectors, ("fast", "register"), image).difference)
     assert any(found)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,38 @@ def test_memories_of_value_simulator_and_naive_machine():
         assert [(w.memory, w.first) for w in found.writes[index]] == [(w.memory, w.first) for w in expected]
         for a, b in zip(found.writes[index], expected, strict=True):
             np.testing.assert_array_equal(a.data, b.data)
+
+
+@needs_tools
+def test_layers_alone():
+    """Every layer of some programs by itself: the same times and sums as in the whole program, in fewer cycles."""
+    shorter = 0
+    for seed in range(4):
+        p, boundaries, image = random_case(seed, RTL_SIZES[4])
+        timing = simulate(p.ops, p.machine, boundaries)
+        writes, sums = naive_memories(p, boundaries, image)
+        starts = [i for i, ins in enumerate(p.instructions) if ins.name == "geom"]
+        for first, end in pairwise([*starts, len(p.ops)]):
+            only = range(first, end)
+            rtl = run(p.instructions, p.machine, timing, writes, boundaries, only=only)
+            found = compare(rtl, p.ops, p.machine, timing, sums, boundaries, only)
+            assert found.difference is None
+            assert min(found.instructions, found.passes, found.values) > 0
+            shorter += len(rtl.index) < sum(ins.name in ("geom", "groups", "conv") for ins in p.instructions)
+    assert shorter > 3
+
+
+@needs_tools
+def test_a_sum_that_differs_in_a_layer_alone():
+    p, boundaries, image = random_case(1, RTL_SIZES[4])
+    timing = simulate(p.ops, p.machine, boundaries)
+    writes, sums = naive_memories(p, boundaries, image)
+    last = max(sums)
+    sums[last][0, 0] += 1
+    rtl = run(p.instructions, p.machine, timing, writes, boundaries, only=[last])
+    found = compare(rtl, p.ops, p.machine, timing, sums, boundaries, [last])
+    assert found.difference is not None
+    assert found.difference.startswith(f"instruction {last} (conv): sum of pixel 0, column 0")
 
 
 @needs_tools

@@ -107,6 +107,22 @@ class Values:
             list(pool.map(work, range(threads)))
         return outputs
 
+    def memories(self, image: U8, input_address: int) -> tuple[U8, U8]:
+        """Execute the program for one image.
+
+        Args:
+            image: uint8 (bytes,), written to DRAM at `input_address`.
+            input_address: DRAM byte address.
+
+        Returns:
+            what the program leaves: DRAM behind the constants, and the activation memory, uint8 (bytes,).
+        """
+        memory, nothing = self._memory(), np.empty((1, 0), np.uint8)
+        at = input_address - self._program.constants.size
+        images = np.require(image.reshape(1, -1), np.uint8, ["C", "W"])
+        kernels.run(self._program, memory, 0, len(self._program.steps), images, at, nothing, 0)
+        return memory.dram, memory.act[: self._machine.act_words * WORD_BYTES]
+
     def steps(self, image: U8, input_address: int) -> Iterator[tuple[Op, U8, Array]]:
         """Execute the program for one image, operation by operation; setups and loads of constants are left out.
 

@@ -79,9 +79,9 @@ def random_program(rng: np.random.Generator, machine: MachineConfig, layers: int
     )
 
 
-def scrambled(p: RandomProgram, rng: np.random.Generator) -> RandomProgram:
-    """Return the program with other tokens, often many, and FIFOs of depth 2: its values mean nothing, its times do."""
-    machine = replace(p.machine, token_depth=2)
+def scrambled(p: RandomProgram, rng: np.random.Generator, token_depth: int = 2) -> RandomProgram:
+    """Return the program with other tokens, often many, and other FIFOs: its values mean nothing, its times do."""
+    machine = replace(p.machine, token_depth=token_depth)
 
     def changed(ins: Instruction, op: Op) -> Instruction:
         operands = {**ins.operands, "fence": int(op.fence)} if isinstance(op, Vec) else ins.operands

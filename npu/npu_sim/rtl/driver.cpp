@@ -26,7 +26,7 @@ using std::uint8_t;
 
 namespace {
 
-enum Header { EVENTS, BLOB_BYTES, BOUNDARIES, CONVS, MATRIX_OPS, LIMIT, ACT_WORDS, WEIGHT_BYTES, HEADER };
+enum Header { EVENTS, BLOB_BYTES, BOUNDARIES, CONVS, MATRIX_OPS, LIMIT, FIRST, ACT_WORDS, WEIGHT_BYTES, HEADER };
 enum Event { PUT, TOKEN, TAKEN, BUSY, WRITE_ACT, WRITE_WEIGHT, READ_ACC };
 enum Log { ACCEPT, WEIGHTS_TOKENS, LOAD, TOKENS, START, PASS, STREAM_END, DONE, END, FAULT };
 enum Fault { QUEUE_FULL, BANK, PORT_NOT_HELD, PORT_HELD_TWICE, ADDRESS, STUCK };
@@ -123,7 +123,7 @@ class Bench {
         top->boundary_start = 1;
         edge();
         top->boundary_start = 0;
-        cycle = 0;
+        cycle = head[FIRST];
         while (ended < head[MATRIX_OPS] || next < head[EVENTS]) {
             if (cycle == head[LIMIT]) note(FAULT, STUCK);
             apply();
@@ -132,7 +132,7 @@ class Bench {
             observe();
             answer();
 #if VM_TRACE
-            if (waves) waves->dump(uint64_t(cycle));  // a time unit is a cycle: what all signals are during it
+            if (waves && cycle >= 0) waves->dump(uint64_t(cycle));  // a time unit is a cycle: what all signals are during it
 #endif
             top->clk = 1;
             top->eval();
@@ -161,7 +161,7 @@ class Bench {
     std::vector<std::vector<int32_t>> sums;  // of each conv: pixel, column
     std::vector<int32_t> vec_rows;
     std::vector<Record> log;
-    int64_t cycle = -1, next = 0, ended = 0;
+    int64_t cycle = INT64_MIN, next = 0, ended = 0;
     size_t conv_of[COLS] = {};  // convs that each column has finished
     bool was_active = false, faulty = false, vec_reads = false;
     uint8_t act_word[SEGMENTS][WORD] = {}, weight_bytes[2 * WGT_ROWS * COLS] = {}, positions[POSITION_BYTES] = {};

@@ -1,7 +1,7 @@
 """Runs the matrix instructions of a program on the RTL of the matrix engine."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from npu_sim.fast.timing import Timing
 from npu_sim.rtl.build import CACHE, RtlError, build
 from npu_sim.rtl.stimulus import Writes, stimulus
+from npu_sim.rtl.window import Window, window
 
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
@@ -52,7 +53,7 @@ class RtlRun:
     """What the RTL did. Times in cycles from START, NEVER for what has not happened.
 
     Attributes:
-        index: instruction of each matrix operation, int64 (operations,); so are the times:
+        index: instruction of each matrix operation of the run, int64 (operations,); so are the times:
         accept, start, end: as in `Timing`; tokens: when the last tokens were taken.
         conv: instruction of each conv, int64 (convs,); so are the times:
         weights_tokens: when the tokens of load and store were taken; work_end: when the last sum is written.
@@ -91,6 +92,7 @@ def run(
     simulator: Path | None = None,
     vcd: Path | None = None,
     folder: Path = CACHE,
+    only: Collection[int] | None = None,
 ) -> RtlRun:
     """Execute the matrix instructions of a checked program on the RTL.
 
@@ -103,6 +105,8 @@ def run(
         simulator: a compiled simulator of `machine`; if None it is taken from `folder`, or built.
         vcd: file for the waveform of the whole run.
         folder: where compiled simulators are kept.
+        only: instructions that matter: what comes before and after them is not simulated where that is possible, and
+            the run says nothing of it. One of the matrix engine must be among them.
 
     Raises:
         RtlError: the tools are missing, or the driver fails.
@@ -111,28 +115,37 @@ def run(
     ops = resolve(instructions)
     if simulator is None:
         simulator = build(machine, waves=vcd is not None, folder=folder)
-    given = stimulus(instructions, ops, machine, timing, writes, boundaries)
+    part = None if only is None else window(ops, timing, only)
+    given = stimulus(instructions, ops, machine, timing, writes, boundaries, part)
     command = [str(simulator), *([] if vcd is None else [str(vcd)])]
     done = subprocess.run(command, input=given, capture_output=True, check=False)
     if done.returncode:
         raise RtlError(f"the simulator ended with {done.returncode}: {done.stderr.decode()[-500:]}", str(simulator))
-    return _read(done.stdout, ops[: len(timing.table)], machine.array_cols)
+    found = _read(done.stdout, ops[: len(timing.table)], machine.array_cols, part)
+    if part is not None and part.held and found.start[0] != timing.start[part.first]:
+        # an end before the part waited for room, while the conv that is held back was already on its way
+        return run(instructions, machine, timing, writes, boundaries, simulator=simulator, vcd=vcd)
+    return found
 
 
-def _read(data: bytes, ops: Sequence[Op], columns: int) -> RtlRun:
+def _read(data: bytes, ops: Sequence[Op], columns: int, part: Window | None) -> RtlRun:
     """Return what the driver reports."""
     count, cycles, nanoseconds = (int(x) for x in np.frombuffer(data, "<i8", 3))
     log = np.frombuffer(data, "<i8", 3 * count, 24).reshape(count, 3)
     rows = np.frombuffer(data, "<i4", offset=24 * (1 + count)).reshape(-1, columns)
-    matrix = [op for op in ops if op.engine == Engine.MATRIX]
-    convs = [op for op in matrix if isinstance(op, Conv)]
+    matrix = [op for op in ops if op.engine == Engine.MATRIX and (part is None or op.index <= part.last)]
     vecs = [op for op in ops if isinstance(op, Vec) and op.geom.source == Source.ACC]
+    before = 0
+    if part is not None:
+        before = sum(op.index < part.first for op in matrix)
+        matrix, vecs = matrix[before:], [op for op in vecs if op.index in part.only]
+    convs = [op for op in matrix if isinstance(op, Conv)]
 
-    def when(kind: Log, size: int) -> I64:
-        found = log[log[:, 0] == kind, 1][:size]
+    def when(kind: Log, size: int, skip: int = 0) -> I64:
+        found = log[log[:, 0] == kind, 1][skip : skip + size]
         return np.concatenate([found, np.full(size - len(found), NEVER, np.int64)])
 
-    start = when(Log.START, len(matrix))
+    start = when(Log.START, len(matrix), before)
     begun = [t for op, t in zip(matrix, start, strict=True) if isinstance(op, Conv) and t != NEVER]
     passes = _passes(log)
     parts = np.split(passes, np.searchsorted(passes[:, 1], begun)[1:]) if begun else []
@@ -141,10 +154,10 @@ def _read(data: bytes, ops: Sequence[Op], columns: int) -> RtlRun:
     faults = log[log[:, 0] == Log.FAULT]
     return RtlRun(
         index=np.array([op.index for op in matrix], np.int64),
-        accept=when(Log.ACCEPT, len(matrix)),
-        tokens=when(Log.TOKENS, len(matrix)),
+        accept=when(Log.ACCEPT, len(matrix), before),
+        tokens=when(Log.TOKENS, len(matrix), before),
         start=start,
-        end=when(Log.END, len(matrix)),
+        end=when(Log.END, len(matrix), before),
         conv=np.array([op.index for op in convs], np.int64),
         weights_tokens=when(Log.WEIGHTS_TOKENS, len(convs)),
         work_end=when(Log.DONE, len(convs)),

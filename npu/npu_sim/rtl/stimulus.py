@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from npu_sim.fast import events as times
 from npu_sim.fast.timing import Timing
+from npu_sim.rtl import window
+from npu_sim.rtl.window import Events, Window
 
 SLACK_CYCLES = 1000  # beyond the end that is expected
 
@@ -59,6 +61,7 @@ def stimulus(
     timing: Timing,
     writes: Writes,
     boundaries: Sequence[int],
+    part: Window | None = None,
 ) -> bytes:
     """Return the driver's input.
 
@@ -67,10 +70,11 @@ def stimulus(
         timing: times of all operations at `boundaries`.
         writes: per index of an operation, what it writes to activation and weight memory; it is there from the end of
             the operation's work on.
+        part: what is simulated; all if None.
     """
-    events: list[tuple[int, int, int, int, int]] = []
+    events: Events = []
     blob = bytearray()
-    words = encode(instructions)
+    words = encode(instructions if part is None else window.words(instructions, part))
 
     def put(data: NDArray[np.uint8]) -> tuple[int, int]:
         at = len(blob)
@@ -79,7 +83,8 @@ def stimulus(
 
     for op, row in zip(ops, timing.table, strict=False):  # the halt has no row
         if op.engine == Engine.MATRIX:
-            events.append((int(row[times.DISPATCH]), Event.PUT, put(words[op.index])[0], 0, 0))
+            if part is None or op.index <= part.last:
+                events.append((int(row[times.DISPATCH]), Event.PUT, put(words[op.index])[0], 0, 0))
             continue
         if op.push >> Engine.MATRIX & 1:
             events.append((int(row[times.END]), Event.TOKEN, op.engine, 0, 0))
@@ -88,23 +93,27 @@ def stimulus(
         for w in writes.get(op.index, ()):
             kind = Event.WRITE_ACT if w.memory == Memory.ACT else Event.WRITE_WEIGHT
             events.append((int(row[times.WORK_END]), kind, w.first * WORD_BYTES, *put(w.data)))
-        if isinstance(op, Vec) and op.geom.source == Source.ACC:
+        if isinstance(op, Vec) and op.geom.source == Source.ACC and (part is None or op.index in part.only):
             first, step = int(row[times.START]) + param_rows(op.geom), 1 + op.geom.wide
             events += [(first + i * step, Event.READ_ACC, op.acc_half, op.src_base + i, 0) for i in range(op.pixels)]
     events += _busy(ops, machine, timing)
     events.sort(key=lambda e: e[:2])
-    convs = [(op.acc_half, op.acc_row, op.pixels) for op in ops if isinstance(op, Conv)]
-    matrix = sum(op.engine == Engine.MATRIX for op in ops[: len(timing.table)])
-    limit = timing.total_cycles + SLACK_CYCLES
+    if part is not None:
+        events = window.moved(events, timing, machine, part, Event.BUSY, {Event.WRITE_ACT, Event.WRITE_WEIGHT})
+    shown = [op for op in ops if part is None or part.first <= op.index <= part.last]
+    convs = [(op.acc_half, op.acc_row, op.pixels) for op in shown if isinstance(op, Conv)]
+    matrix = sum(op.engine == Engine.MATRIX for op in ops[: len(timing.table) if part is None else part.last + 1])
+    limit = (timing.total_cycles if part is None else part.end) + SLACK_CYCLES
+    zero = min(events[0][0], 0) if part is None or not part.held else events[0][0]
     header = (
-        *(len(events), len(blob), len(boundaries), len(convs), matrix, limit),
+        *(len(events), len(blob), len(boundaries), len(convs), matrix, limit, zero),
         *(machine.act_words, machine.weight_memory_bytes),
     )
     parts = (header, boundaries, convs, events)
     return b"".join(np.array(p, "<i8").tobytes() for p in parts) + bytes(blob)
 
 
-def _busy(ops: Sequence[Op], machine: MachineConfig, timing: Timing) -> list[tuple[int, int, int, int, int]]:
+def _busy(ops: Sequence[Op], machine: MachineConfig, timing: Timing) -> Events:
     """Return when the read ports held by others change.
 
     The matrix engine comes first in a cycle: a port is held against it from the cycle after the other's start on.
