@@ -98,6 +98,16 @@ def joined(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return [(parts[0][0], parts[-1][1])] if whole else parts
 
 
-def least_cycles(op: Load | Fold | Store) -> int:
-    """Return the cycles that a transfer works at least: a fold makes a pixel per cycle."""
-    return op.rows * op.cols if isinstance(op, Fold) else 0
+def fold_beats(op: Fold, machine: MachineConfig) -> list[int]:
+    """Return how many bus cycles of a fold must be over, or under way, before each of its pixels is made."""
+    read = runs(op, 255)
+    first = read[0][0] // machine.dram_burst_bytes * machine.dram_burst_bytes if read else 0
+    found = []
+    for y in range(op.out_y, op.out_y + op.rows):
+        for x in range(op.cols):
+            rows = [y * op.stride_y - op.pad_top + ky for ky in range(op.kernel_h)]
+            cols = [x * op.stride_x - op.pad_left + kx for kx in range(op.kernel_w)]
+            pixels = [(r, c) for r in rows for c in cols if 0 <= r < op.in_h and 0 <= c < op.in_w]
+            last = [op.dram_addr + (r * op.in_w + c + 1) * op.channels - 1 for r, c in pixels]
+            found.append(max(((at - first) // machine.dram_bytes_per_cycle + 1 for at in last), default=0))
+    return found

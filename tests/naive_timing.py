@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from npu_isa.footprint import regions
 from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Engine, Halt, Load, Op, Setup, Vec
+from npu_isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Vec
 
 from tests import naive_durations as durations
 
@@ -37,7 +37,8 @@ class Flight:
         script: what the engine does in each cycle from the start on, the next one at `at`; transfers have blocks.
         last_pass: place in the script of the first pixel of the last pass; its cycle is `last_pass_start`.
         weights_left: cycles of weight load still to come before the first pass.
-        blocks: bus cycles of the blocks still to be moved; `least` is the least number of cycles at work.
+        blocks: bus cycles of the blocks still to be moved; `moved` those that are over.
+        pixels: of a fold, still to be made: bus cycles that each needs.
         pipeline: cycles from the issue end to the end of the work.
         reads, writes: regions whose ports it takes, as bit masks.
     """
@@ -59,7 +60,8 @@ class Flight:
     last_pass_start: int = NEVER
     weights_left: int = 0
     blocks: deque[int] = field(default_factory=deque)
-    least: int = 0
+    moved: int = 0
+    pixels: deque[int] = field(default_factory=deque)
     pipeline: int = 0
     reads: int = 0
     writes: int = 0
@@ -203,7 +205,7 @@ class Twin:
         elif not f.is_setup:
             register = op.register if isinstance(op, Load) else 255
             f.blocks = deque(durations.blocks(op, self.boundary(register), machine))
-            f.least = durations.least_cycles(op)
+            f.pixels = deque(durations.fold_beats(op, machine) if isinstance(op, Fold) else [])
             f.pipeline = machine.dram_latency_cycles
         return f
 
@@ -351,12 +353,16 @@ class Twin:
             self.quiet = 0
             self.bus_cycles[self.served.op.engine] += 1
             self.bus_left -= 1
+            self.served.moved += 1
             if self.bus_left == 0:
                 self.served.blocks.popleft()
         for engine in (Engine.LOAD, Engine.STORE):
             state = self.engines[engine]
             f = state.working
-            if f is not None and not f.blocks and self.now + 1 >= f.start + f.least:
+            if f is not None and f.pixels and f.pixels[0] <= f.moved:
+                self.quiet = 0
+                f.pixels.popleft()
+            if f is not None and not f.blocks and not f.pixels:
                 self.issued(f)
                 state.working = None
 

@@ -7,6 +7,7 @@ model uses the same durations.
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from npu_isa.machine import SEGMENT_ROWS, WORD_BYTES, MachineConfig
 from npu_isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
 from npu_isa.tables import TIMING
@@ -117,10 +118,17 @@ def vec_issue_cycles(op: Vec, machine: MachineConfig) -> int:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a DMA operation asks of the DRAM: bursts, and the least cycles from its start to its last request."""
+    """What a DMA operation asks of the DRAM, and how long it works besides.
+
+    Attributes:
+        bursts: one after the other, in blocks of `block_bursts`.
+        least_cycles: from its start to its issue end at least.
+        tails: of a fold, for each block: least cycles from its first bus cycle to the issue end.
+    """
 
     bursts: int
-    least_cycles: int
+    least_cycles: int = 0
+    tails: tuple[int, ...] = ()
 
 
 def _runs_bursts(addr: int, rows: int, cols: int, run: int, row_pitch: int, col_pitch: int, burst: int) -> int:
@@ -145,20 +153,38 @@ def _cached_bursts(addr: int, rows: int, cols: int, run: int, row_pitch: int, co
 def transfer(op: Load | Fold | Store, boundary: int, machine: MachineConfig) -> Transfer:
     """Return the DRAM bursts of a DMA operation; `boundary` is that of an indexed load's register.
 
-    A burst is dram_burst_bytes / dram_bytes_per_cycle bus cycles. A run is widened to whole bursts. A fold makes one
-    output pixel per cycle, whatever the bus does.
+    A burst is dram_burst_bytes / dram_bytes_per_cycle bus cycles. A run is widened to whole bursts. A fold makes its
+    output pixels in order, one per cycle, each in the bus cycle of the last byte of its window or later.
     """
     burst = machine.dram_burst_bytes
     if isinstance(op, Fold):
         first, last = op.image_rows
-        bursts = _runs_bursts(
-            op.dram_addr + first * op.in_w * op.channels, 1, 1, (last - first) * op.in_w * op.channels, 0, 0, burst
-        )
-        return Transfer(bursts if last > first else 0, op.rows * op.cols)
+        if last == first:
+            return Transfer(0, op.rows * op.cols)
+        line = op.in_w * op.channels
+        bursts = _runs_bursts(op.dram_addr + first * line, 1, 1, (last - first) * line, 0, 0, burst)
+        return Transfer(bursts, op.rows * op.cols, _fold_tails(op, -(-bursts // block_bursts(machine)), machine))
     addr = op.dram_addr
     if isinstance(op, Load) and op.indexed:
         addr += boundary * op.table_pitch
-    return Transfer(_cached_bursts(addr, op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch, burst), 0)
+    return Transfer(_cached_bursts(addr, op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch, burst))
+
+
+def _fold_tails(op: Fold, blocks: int, machine: MachineConfig) -> tuple[int, ...]:
+    """Return `Transfer.tails`: the pixel that waits for a byte of the block and all pixels after it, a cycle each."""
+    first, _ = op.image_rows
+    top = (op.out_y + np.arange(op.rows)) * op.stride_y - op.pad_top
+    left = np.arange(op.cols) * op.stride_x - op.pad_left
+    bottom, right = np.minimum(top + op.kernel_h, op.in_h), np.minimum(left + op.kernel_w, op.in_w)
+    inside = (bottom > np.maximum(top, 0))[:, None] & (right > np.maximum(left, 0))
+    byte = (((bottom - 1 - first) * op.in_w)[:, None] + right) * op.channels - 1  # the window's last one
+    start = (op.dram_addr + first * op.in_w * op.channels) % machine.dram_burst_bytes
+    beat = ((start + byte) // machine.dram_bytes_per_cycle)[inside]
+    block, cycle = np.divmod(beat, block_bursts(machine) * burst_cycles(machine))
+    to_come = np.arange(inside.size, 0, -1).reshape(inside.shape)[inside]
+    tails = np.zeros(blocks, np.int64)
+    np.maximum.at(tails, block, cycle + to_come)
+    return tuple(tails.tolist())
 
 
 def block_bursts(machine: MachineConfig) -> int:

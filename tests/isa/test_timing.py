@@ -182,7 +182,7 @@ def load(**given: int) -> Load:
     ],
 )
 def test_bursts_of_a_load(op, bursts):
-    assert timing.transfer(op, 0, NPU32) == timing.Transfer(bursts, 0)
+    assert timing.transfer(op, 0, NPU32) == timing.Transfer(bursts)
 
 
 def test_bursts_of_an_indexed_load_follow_the_boundary():
@@ -198,10 +198,16 @@ def fold(**given: int) -> Fold:
 
 
 def test_fold():
-    # output rows 0..3 of a padded 3x3 read image rows 0..4: 5 x 96 bytes = 480: 8 bursts; one pixel a cycle: 128
-    assert timing.transfer(fold(), 0, NPU32) == timing.Transfer(8, 128)
-    # rows 7..10 read 6..9: 576..959: bytes 576 = 9 x 64 .. 960 = 15 x 64: 6 bursts
-    assert timing.transfer(fold(out_y=7), 0, NPU32) == timing.Transfer(6, 128)
+    # output rows 0..3 of a padded 3x3 read image rows 0..4: 5 x 96 bytes = 480: 8 bursts; one pixel a cycle: 128.
+    # The first one meets byte (32 + 2) x 3 - 1 = 101, in the second bus cycle of 64 bytes: 1 + 128 from the grant on
+    assert timing.transfer(fold(), 0, NPU32) == timing.Transfer(8, 128, (129,))
+    # rows 7..10 read 6..9: 576..959: bytes 576 = 9 x 64 .. 960 = 15 x 64: 6 bursts; the first window ends with byte
+    # (2 x 32 + 2) x 3 - 1 = 197 of them, in the fourth bus cycle
+    assert timing.transfer(fold(out_y=7), 0, NPU32) == timing.Transfer(6, 128, (131,))
+    # two blocks: 21 rows of 96 bytes; the second block begins with byte 1024 = 10 x 96 + 64 and ends with row 20. First
+    # to meet it: row 10 up to pixel 21, so output row 9 from x = 20 on, with 640 - 9 x 32 - 20 = 332 pixels to come
+    two = timing.transfer(fold(in_h=40, rows=20), 0, NPU32)
+    assert two == timing.Transfer(32, 640, (641, 332))
     # all in the padding: nothing to fetch, still a pixel a cycle
     assert timing.transfer(fold(out_y=12), 0, NPU32) == timing.Transfer(0, 128)
 

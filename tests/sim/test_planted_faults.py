@@ -86,9 +86,10 @@ def test_a_wrong_duration(monkeypatch, rule):
     assert timing_shows()
 
 
-def test_a_fold_that_moves_as_fast_as_the_bus(monkeypatch):
+@pytest.mark.parametrize("wrong", [{"least_cycles": 0}, {"tails": ()}], ids=str)
+def test_a_fold_faster_than_a_pixel_per_cycle(monkeypatch, wrong):
     right = rules.transfer
-    monkeypatch.setattr(rules, "transfer", lambda *args: replace(right(*args), least_cycles=0))
+    monkeypatch.setattr(rules, "transfer", lambda *args: replace(right(*args), **wrong))
     assert timing_shows()
 
 

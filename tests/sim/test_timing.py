@@ -185,6 +185,13 @@ def test_fold_makes_a_pixel_per_cycle():
     assert [timed(text.format(more="")).dram_bytes[0], padding.dram_bytes[0]] == [192, 0]
 
 
+def test_a_pixel_of_a_fold_waits_for_its_window():
+    """Columns of 8 x 1: pixel p meets byte 3 (57 + p) - 1, the first in bus cycle 10 from T on; 8 pixels from there."""
+    assert moments(timed("fold in_h=8 in_w=8 channels=3 kernel_h=8 rows=1 cols=8\nhalt")) == [(1, 1, 19, 39)]
+    # windows one behind the other that each need a whole row, 24 bytes: bus cycles 1, 2, 4, 5, 7, 8, 10, 11
+    assert moments(timed("fold in_h=8 in_w=8 channels=3 kernel_w=8 rows=8 cols=1\nhalt")) == [(1, 1, 13, 33)]
+
+
 def test_runs_are_widened_to_bursts():
     """Of 64 bytes: 16 bytes across a border, rows that follow each other, rows with a gap."""
     cases = {

@@ -21,8 +21,8 @@ REGIONS = 4
 DISPATCH, ACCEPT, WEIGHTS_TOKENS, TOKENS, READY, START, ISSUE_END, WORK_END, END, LATE, DRAM_WAIT = range(11)
 TIMES = 11
 # columns of the table of operations
-ENGINE, KIND, POP, PUSH, READS, WRITES, CYCLES, LAST, BURSTS, FENCE = range(10)
-COLUMNS = 10
+ENGINE, KIND, POP, PUSH, READS, WRITES, CYCLES, LAST, BURSTS, FENCE, TAILS = range(11)
+COLUMNS = 11
 # stages of the operation at the head of an engine
 WAIT_ACCEPT, WAIT_WEIGHTS, WAIT_READY, WAIT_TOKENS, WAIT_PORTS = range(5)
 
@@ -32,6 +32,7 @@ def simulate(
     ops: Array,
     order: Array,
     first_of: Array,
+    tails: Array,
     times: Array,
     queue_depth: int,
     token_depth: int,
@@ -50,9 +51,11 @@ def simulate(
     Args:
         ops: int64 (operations, COLUMNS): engine, kind, pop and push masks, region masks of the read and write ports,
             CYCLES (conv: first pixel of the first pass to first pixel of the last; vec: issue cycles; transfer: least
-            cycles), LAST (conv: cycles of the last pass), BURSTS, FENCE.
+            cycles), LAST (conv: cycles of the last pass), BURSTS, FENCE, TAILS (fold: where its blocks stand in
+            `tails`; -1: nowhere).
         order: operations of each engine, one engine after the other.
         first_of: int64 (5,): where each engine's operations start in `order`.
+        tails: int64 (blocks of folds,): see npu_isa.timing.Transfer.
         times: int64 (operations, TIMES), filled with NEVER for what has not happened; LATE is the engine whose token
             came last (-1: no wait), DRAM_WAIT the cycles in which the bus served the other engine.
     """
@@ -72,6 +75,8 @@ def simulate(
     bus_free, served = np.int64(0), STORE
     bursts_left = np.zeros(ENGINES, np.int64)
     asked_at = np.zeros(ENGINES, np.int64)
+    tail_at = np.zeros(ENGINES, np.int64)  # place in `tails` of the next block, -1 if it has none
+    least_end = np.zeros(ENGINES, np.int64)  # issue end that the start and the blocks so far allow
     in_queue = np.zeros(ENGINES, np.int64)  # operations of each engine dispatched so far
     dispatched, last_dispatch = 0, np.int64(-1)
     done = 0
@@ -180,10 +185,12 @@ def simulate(
             else:
                 bursts_left[e] = ops[op, BURSTS]
                 asked_at[e] = now
+                tail_at[e] = ops[op, TAILS]
+                least_end[e] = now + ops[op, CYCLES]
                 times[op, DRAM_WAIT] = 0
                 free_at[e] = NEVER
                 if bursts_left[e] == 0:
-                    free_at[e] = now + ops[op, CYCLES]
+                    free_at[e] = least_end[e]
                     times[op, ISSUE_END] = free_at[e]
                     times[op, WORK_END] = free_at[e] + dram_latency
                     held_to = times[op, WORK_END]
@@ -217,8 +224,11 @@ def simulate(
                 bus_free = now + block * burst_cycles
                 times[op, DRAM_WAIT] += now - asked_at[e]
                 asked_at[e] = bus_free
+                if tail_at[e] >= 0:
+                    least_end[e] = max(least_end[e], now + tails[tail_at[e]])
+                    tail_at[e] += 1
                 if bursts_left[e] == 0:
-                    free_at[e] = max(bus_free, times[op, START] + ops[op, CYCLES])
+                    free_at[e] = max(bus_free, least_end[e])
                     times[op, ISSUE_END] = free_at[e]
                     times[op, WORK_END] = free_at[e] + dram_latency
                     for side in range(2):

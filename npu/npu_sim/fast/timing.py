@@ -86,7 +86,7 @@ class TimingModel:
             reads, writes = regions(op, machine)
             fence = op.fence if isinstance(op, Vec) else 0
             cycles = rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
-            table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads, writes, cycles, 0, 0, fence)
+            table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads, writes, cycles, 0, 0, fence, -1)
         self._table = table
         by_engine = [np.flatnonzero(table[:, events.ENGINE] == e) for e in Engine]
         self._order = np.concatenate(by_engine).astype(np.int64)
@@ -100,6 +100,7 @@ class TimingModel:
         """
         machine, table = self.machine, self._table.copy()
         count = len(self.ops)
+        tails: list[int] = []
         stream, bank, short, dram, passes = (np.zeros(count, np.int64) for _ in range(5))
         burst = machine.dram_burst_bytes
         for i, op in enumerate(self.ops):
@@ -116,12 +117,16 @@ class TimingModel:
                 boundary = _at(boundaries, op.register) if isinstance(op, Load) else 0
                 moved = rules.transfer(op, boundary, machine)
                 table[i, events.CYCLES], table[i, events.BURSTS] = moved.least_cycles, moved.bursts
+                if moved.tails:
+                    table[i, events.TAILS] = len(tails)
+                    tails += moved.tails
                 dram[i] = moved.bursts * burst
         times = np.full((count, events.TIMES), events.NEVER, np.int64)
         total = events.simulate(
             table,
             self._order,
             self._first_of,
+            np.array(tails, np.int64),
             times,
             machine.queue_depth,
             machine.token_depth,

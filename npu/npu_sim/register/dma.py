@@ -86,7 +86,7 @@ def decide(t: int, u: int, r: Any, f: Front) -> bool:
 @kernel
 def begin(o: Any, d: Any, r: Any) -> None:
     """Set the counters of the bus side; join runs that have no gap between them."""
-    d["row"] = d["col"] = d["beat"] = d["pixels"] = 0
+    d["row"] = d["col"] = d["beat"] = d["pixels"] = d["moved"] = 0
     d["asking"] = 1
     if o["kind"] == FOLD:
         first, last = image_rows(o)
@@ -140,12 +140,22 @@ def issue(t: int, u: int, r: Any, f: Front, dma: Dma, act: Array) -> None:
     if r["bus"]["owner"] == u:
         move_beat(t, u, r, f, dma, act)
     if d["pixels"]:
-        d["pixels"] -= 1
-        beat["credit"] = 1
+        fold_pixel(d, f.program[engine["op"]], beat)
     if not d["asking"] and not d["pixels"]:
         beat["last"] = 1
         engine["state"] = FREE
         f.times[engine["op"], ISSUE_END] = t + 1
+
+
+@kernel
+def fold_pixel(d: Any, o: Any, beat: Any) -> None:
+    """Let the next pixel of a fold go with this cycle's beat if the bus has moved the bytes of its window."""
+    d["moved"] += beat["count"]
+    pixel = o["rows"] * o["cols"] - d["pixels"]
+    first, _ = image_rows(o)
+    if bytes_needed(o, first, pixel // o["cols"], pixel % o["cols"]) <= d["moved"]:
+        d["pixels"] -= 1
+        beat["credit"] = 1
 
 
 @kernel
@@ -198,9 +208,7 @@ def arrive(t: int, u: int, r: Any, f: Front, dma: Dma, memories: Memories) -> No
     if u == 1:
         copy(dma.dram, beat["dram"], data, 0, count)
     elif o["kind"] == FOLD:
-        done = d["fold_done"] if d["walk_op"] == op else 0
         fold(d, o, beat, data, dma.line, memories.act)
-        r["notes"]["fold_pixels"] = max(r["notes"]["fold_pixels"], d["fold_done"] - done)
     elif o["memory"] == ACT:
         walk(1, d, op, f, data, count, memories.act, GROUP)
     elif o["memory"] == WEIGHT:
@@ -217,7 +225,7 @@ def start_walk(d: Any, op: int) -> None:
     if d["walk_op"] != op:
         d["walk_op"] = op
         d["walk_row"] = d["walk_col"] = d["walk_byte"] = 0
-        d["fold_bytes"] = d["fold_credit"] = d["fold_done"] = 0
+        d["fold_bytes"] = d["fold_done"] = 0
 
 
 @kernel
@@ -253,17 +261,13 @@ def step_walk(d: Any, o: Any, some: int) -> None:
 
 @kernel
 def fold(d: Any, o: Any, beat: Any, data: Array, line: Array, act: Array) -> None:
-    """Put a beat into the line buffer and write the pixels that are allowed by now and whose bytes are there."""
+    """Put a beat into the line buffer and write the pixel that comes with it: its bytes are there."""
     start_walk(d, beat["op"])
     first, _ = image_rows(o)
     copy(line, d["fold_bytes"], data, 0, beat["count"])
     d["fold_bytes"] += beat["count"]
-    d["fold_credit"] += beat["credit"]
-    while d["fold_done"] < d["fold_credit"]:
-        y, x = d["fold_done"] // o["cols"], d["fold_done"] % o["cols"]
-        if bytes_needed(o, first, y, x) > d["fold_bytes"]:
-            return
-        write_window(o, first, y, x, line, act)
+    if beat["credit"]:
+        write_window(o, first, d["fold_done"] // o["cols"], d["fold_done"] % o["cols"], line, act)
         d["fold_done"] += 1
 
 

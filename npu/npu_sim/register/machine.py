@@ -38,7 +38,6 @@ class RegisterRun:
         causes: int64 (engines, causes): what each cycle of each engine was spent on; a row adds up to the total.
         memories: final contents: act, weight, param, dram as uint8; acc as int32 (halves, rows, columns).
         double_reads: cycles in which matrix and vector engine read the same half of the accumulators.
-        fold_pixels: most output pixels that a fold wrote in one cycle.
     """
 
     total_cycles: int
@@ -50,7 +49,6 @@ class RegisterRun:
     causes: Array
     memories: Mapping[str, Array]
     double_reads: int
-    fold_pixels: int
 
 
 def run(
@@ -115,7 +113,6 @@ def _result(total: int, instructions: Sequence[Instruction], state: Machine) -> 
         causes=causes,
         memories=memories,
         double_reads=int(notes["double_reads"]),
-        fold_pixels=int(notes["fold_pixels"]),
     )
 
 

@@ -214,13 +214,13 @@ UNIT = record(  # a transfer engine
     "beat",  # 10 bits: inside the burst
     "asking",  # 1 bit: blocks are left
     "until",  # clock gate: last cycle in which something leaves the pipe
-    "pixels",  # fold: pixels left to count
+    "pixels",  # fold: pixels left to make
+    "moved",  # fold: bytes that the bus has moved
     "walk_op",  # memory side: instruction
     "walk_row",
     "walk_col",
     "walk_byte",
-    "fold_bytes",  # memory side of a fold: bytes in the line buffer, pixels allowed, pixels written
-    "fold_credit",
+    "fold_bytes",  # memory side of a fold: bytes in the line buffer, pixels written
     "fold_done",
 )
 BUS = record("owner", "last", "block_bursts")  # owner: -1 none, 0 load, 1 store
@@ -228,13 +228,12 @@ BEAT = record(  # one cycle of the DRAM's pipe
     "op",  # instruction; -1 none
     "count",  # useful bytes
     "dram",  # address of the first
-    "credit",  # 1 bit: one more pixel of a fold
+    "credit",  # 1 bit: a pixel of a fold
     "last",  # 1 bit: the operation ends with it
 )
 
 NOTES = record(
     "double_reads",  # cycles in which matrix and vector engine read one half of the accumulators
-    "fold_pixels",  # most output pixels that a fold wrote in one cycle
 )
 
 REGISTERS = np.dtype(
