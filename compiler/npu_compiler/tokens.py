@@ -1,6 +1,6 @@
 """Tokens: the fewest that order every pair of conflicting operations on different engines.
 
-Conflicts come from npu_isa.footprint, the same ranges that the static check uses. Program order is a legal order, so
+Conflicts come from npu_isa.footprint, the same claims that the static check uses. Program order is a legal order, so
 each operation waits for earlier ones only and no set of tokens made here can deadlock.
 """
 
@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from npu_isa.footprint import Access, footprint
+from npu_isa.footprint import Access, claims
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Engine, Halt, Instruction, Memory, Op, Vec, resolve
 
@@ -68,7 +68,7 @@ def _dependencies(
     for op in ops:
         if isinstance(op, Halt):
             continue
-        accesses = footprint(op, machine)
+        accesses = claims(op, machine)
         mine = known[op.engine]
         for other in ENGINES:
             if other is op.engine:

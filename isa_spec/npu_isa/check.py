@@ -69,7 +69,7 @@ def check_program(
     check_boundaries(ops, registers, legal)
     touched = check_bounds(ops, machine, dram_bytes, constants_bytes, input_range)
     known = check_tokens(ops, machine)
-    check_races(ops, touched, known)
+    check_races(ops, machine, known)
     check_fences(ops, touched)
     check_accumulators(ops, machine)
     check_written(ops, Walk(machine, constants_bytes, dram_bytes, input_range, constants), output_range)

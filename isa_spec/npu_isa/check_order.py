@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ProgramError
-from npu_isa.footprint import Access
+from npu_isa.footprint import Access, claims
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Conv, Engine, Memory, Op, Setup, Vec
 from npu_isa.tables import TIMING
@@ -181,17 +181,18 @@ def check_tokens(ops: Sequence[Op], machine: MachineConfig) -> I64:
     return run.known
 
 
-def check_races(ops: Sequence[Op], touched: Sequence[tuple[Access, ...]], known: I64) -> None:
-    """Check that conflicting operations of different engines are ordered by tokens, in program order.
+def check_races(ops: Sequence[Op], machine: MachineConfig, known: I64) -> None:
+    """Check that operations of different engines whose claims conflict are ordered by tokens, in program order.
 
     Args:
-        ops: the program.
-        touched: footprint of each operation, within bounds.
+        ops: the program, within bounds.
+        machine: the design point.
         known: from `check_tokens`.
 
     Raises:
         ProgramError: naming the later of the first two operations that race.
     """
+    touched = [claims(op, machine) for op in ops]
     races = [pair for memory in Memory for pair in _memory_races(ops, touched, known, memory)]
     if not races:
         return
@@ -202,7 +203,8 @@ def check_races(ops: Sequence[Op], touched: Sequence[tuple[Access, ...]], known:
         ops[later],
         f"race: {'writes' if ours.write else 'reads'} {UNITS[memory]} {ours.first}..{ours.end - 1} while "
         f"{label(ops[earlier])} may still {'write' if theirs.write else 'read'} {theirs.first}..{theirs.end - 1}",
-        f"{giver} must give a token to {taker} at instruction {earlier} or later, taken at {later} or before",
+        "a half serves one engine at a time: " * (memory in (Memory.ACC0, Memory.ACC1))
+        + f"{giver} must give a token to {taker} at instruction {earlier} or later, taken at {later} or before",
     )
 
 

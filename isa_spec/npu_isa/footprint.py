@@ -1,6 +1,6 @@
 """What each operation touches: bounding ranges for ports, tokens and race checks, and the layout of its blocks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from npu_isa.machine import WORD_BYTES, MachineConfig
 from npu_isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Vec
@@ -112,6 +112,14 @@ def footprint(op: Op, machine: MachineConfig) -> tuple[Access, ...]:
             target = _strided(op.dram_addr, op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch)
             return (Access(Memory.ACT, *source, write=False), Access(Memory.DRAM, *target, write=True))
     return ()
+
+
+def claims(op: Op, machine: MachineConfig) -> tuple[Access, ...]:
+    """Return what engines must not share: the footprint, and a whole accumulator half, which has one read port."""
+    return tuple(
+        replace(a, first=0, end=machine.acc_rows) if a.memory in (Memory.ACC0, Memory.ACC1) else a
+        for a in footprint(op, machine)
+    )
 
 
 def regions(op: Op, machine: MachineConfig) -> tuple[int, int]:

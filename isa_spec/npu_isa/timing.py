@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
 from npu_isa.machine import SEGMENT_ROWS, WORD_BYTES, MachineConfig
 from npu_isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
 from npu_isa.tables import TIMING

@@ -288,7 +288,7 @@ def test_a_queue_too_short_for_tokens_against_program_order():
     ("giver", "taker", "message"),
     [
         (BLOCK, CONV, "reads activation words 0..7 while instruction 0 (load) may still write 0..7"),
-        (CONV, VEC, "reads accumulator rows of half 0 3..6 while instruction 6 (conv) may still write 3..6"),
+        (CONV, VEC, "reads accumulator rows of half 0 0..15 while instruction 6 (conv) may still write 0..15"),
         (VEC, STORE, "reads activation words 16..19 while instruction 8 (vec) may still write 16..19"),
     ],
 )
@@ -300,6 +300,22 @@ def test_a_conflict_without_token_is_a_race(giver, taker, message):
     error = refusal(code)
     assert error.where.startswith(f"instruction {taker} ")
     assert error.message == f"race: {message}"
+
+
+def test_conv_and_vec_on_other_rows_of_one_half_race():
+    """A half has one read port: the second conv, on rows that the vec does not read, waits for it all the same."""
+    code = program()
+    code.insert(VEC + 1, change(code, CONV, acc_row=8)[CONV])
+    other = with_tokens(change(code, VEC + 1, acc_half=1), MACHINE)
+    assert not other[VEC].push >> Engine.MATRIX & 1
+    check(other)
+    whole = with_tokens(code, MACHINE)
+    check(whole)
+    apart = tokens(tokens(whole, VEC, push=bit(Engine.MATRIX)), VEC + 1, pop=bit(Engine.VECTOR))
+    error = refusal(apart)
+    assert error.where == "instruction 9 (conv)"
+    assert "half 0 0..15 while instruction 8 (vec) may still read 0..15" in error.message
+    assert error.hint.startswith("a half serves one engine at a time: vector must give a token to matrix")
 
 
 def test_a_setup_gives_its_token_before_the_conv_ahead_of_it_ends():

@@ -147,6 +147,14 @@ def test_long_streams_through_a_wide_array(boundary):
     assert found.causes[ENGINES.index("matrix"), CAUSES.index("stream")] > 4096
 
 
+def test_no_program_makes_both_engines_read_one_half():
+    """A half has one read port: the check refuses programs that might need two, so none is made."""
+    for seed in range(40):
+        p, vectors, image = random_case(seed)
+        found = run(p.instructions, p.machine, p.constants, vectors[0], p.dram_bytes, image[0], p.input_range[0])
+        assert found.double_reads == 0, seed
+
+
 @pytest.mark.slow
 def test_demo_network_at_five_ratios():
     """Every time, counter and value of the compiled demo, the output equal to the golden model's too."""

@@ -6,7 +6,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 from npu_isa.check_order import check_tokens
-from npu_isa.footprint import footprint
+from npu_isa.footprint import claims, footprint
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Engine, Instruction, Op, Vec, resolve
 
@@ -14,11 +14,11 @@ Edges = list[tuple[int, int]]
 
 
 def conflicts(a: Op, b: Op, machine: MachineConfig) -> bool:
-    """Whether two operations touch common words, at least one writing."""
+    """Whether two operations claim common words, at least one to write."""
     return any(
         x.memory == y.memory and (x.write or y.write) and x.first < y.end and y.first < x.end
-        for x in footprint(a, machine)
-        for y in footprint(b, machine)
+        for x in claims(a, machine)
+        for y in claims(b, machine)
     )
 
 

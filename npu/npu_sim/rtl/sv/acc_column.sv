@@ -1,5 +1,5 @@
-// The accumulators of one column: read, add, write in three cycles. The vector engine has a read port of its own: it
-// may read rows of the half that a conv is writing other rows of.
+// The accumulators of one column: read, add, write in three cycles. Two halves, a memory with one read and one write port
+// each: tokens keep the vector engine away from the half that a conv uses.
 module acc_column #(
     parameter int unsigned ACC_ROWS = 512,  // of a half
     parameter int unsigned TOTAL_BITS = 22
@@ -16,32 +16,35 @@ module acc_column #(
     output logic signed [31:0]           written_data
 );
 
-  localparam int unsigned ADDRESS_BITS = $clog2(2 * ACC_ROWS);
+  localparam int unsigned ADDRESS_BITS = $clog2(ACC_ROWS);
 
-  logic [31:0] memory[2*ACC_ROWS];
-
-  function automatic logic [ADDRESS_BITS-1:0] address(input logic half, input logic [ADDRESS_BITS-1:0] row);
-    address = half ? row + ADDRESS_BITS'(ACC_ROWS) : row;
-  endfunction
-
+  logic [31:0] data[2];  // read from each half
+  logic vec_half_q;
   logic signed [31:0] total_q, old_sum;
+
+  assign old_sum  = $signed(data[acc_o.half]);
+  assign vec_data = $signed(data[vec_half_q]);
+
+  for (genvar h = 0; h < 2; h++) begin : g_half
+    logic [31:0] memory[ACC_ROWS];
+    logic [15:0] row;
+    assign row = acc_i.valid && acc_i.half == 1'(h) ? acc_i.row : vec_row;
+    always_ff @(posedge clk) begin
+      data[h] <= memory[ADDRESS_BITS'(row)];
+      if (written.valid && written.half == 1'(h)) memory[ADDRESS_BITS'(written.row)] <= written_data;
+    end
+  end
 
   always_ff @(posedge clk) begin
     // read
-    old_sum <= $signed(memory[address(acc_i.half, ADDRESS_BITS'(acc_i.row))]);
     total_q <= 32'(total);
+    vec_half_q <= vec_half;
     acc_o <= acc_i;
     acc_o.valid <= acc_i.valid && !rst;
     // add
     written_data <= total_q + (acc_o.overwrite ? '0 : old_sum);
     written <= acc_o;
     written.valid <= acc_o.valid && !rst;
-    // write
-    if (written.valid) memory[address(written.half, ADDRESS_BITS'(written.row))] <= written_data;
-    vec_data <= $signed(memory[address(vec_half, ADDRESS_BITS'(vec_row))]);
   end
-
-  logic unused;
-  assign unused = &{1'b0, vec_row};
 
 endmodule
