@@ -128,6 +128,9 @@ FAULTS = {
     "a fold counts a pixel too many": Fault(
         "dma", 'd["pixels"] = o["rows"] * o["cols"]', 'd["pixels"] = o["rows"] * o["cols"] + 1', 102
     ),
+    "a fold does not wait for its bytes": Fault(
+        "dma", 'pixel % o["cols"]) <= d["moved"]', 'pixel % o["cols"]) <= d["moved"] + 4', 6
+    ),
     "the vector engine goes before the matrix engine": Fault("clock", MATRIX + VECTOR, VECTOR + MATRIX, 70),
 }
 
