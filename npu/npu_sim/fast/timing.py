@@ -23,6 +23,7 @@ KINDS: dict[type[Op], int] = {
     Fold: events.TRANSFER,
     Store: events.TRANSFER,
 }
+DETAILS = ("stream", "bank", "short", "dram_bytes", "passes")  # fields of Timing that are no times
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +88,56 @@ class TimingModel:
             fence = op.fence if isinstance(op, Vec) else 0
             cycles = rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
             table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads, writes, cycles, 0, 0, fence, -1)
+        self._details = np.zeros((len(DETAILS), len(self.ops)), np.int64)
         self._table = table
+        self._tails = self._add_transfers()
         by_engine = [np.flatnonzero(table[:, events.ENGINE] == e) for e in Engine]
         self._order = np.concatenate(by_engine).astype(np.int64)
         self._first_of = np.cumsum([0, *(len(x) for x in by_engine)]).astype(np.int64)
+        dials: dict[int, list[int]] = {}  # operations that a boundary register changes
+        for i, op in enumerate(self.ops):
+            if isinstance(op, Conv) or (isinstance(op, Load) and op.indexed):
+                dials.setdefault(op.geom.register if isinstance(op, Conv) else op.register, []).append(i)
+        self._dials = {register: np.array(found) for register, found in dials.items()}
+        self._at_boundary: dict[tuple[int, int], tuple[I64, I64]] = {}
+
+    def _add_transfers(self) -> I64:
+        """Fill in the transfers as they are at boundary 0; return `tails` of all folds."""
+        tails: list[int] = []
+        for i, op in enumerate(self.ops):
+            if isinstance(op, Load | Fold | Store):
+                moved = rules.transfer(op, 0, self.machine)
+                self._table[i, events.CYCLES], self._table[i, events.BURSTS] = moved.least_cycles, moved.bursts
+                self._details[DETAILS.index("dram_bytes"), i] = moved.bursts * self.machine.dram_burst_bytes
+                if moved.tails:
+                    self._table[i, events.TAILS] = len(tails)
+                    tails += moved.tails
+        return np.array(tails, np.int64)
+
+    def _dialled(self, register: int, boundary: int) -> tuple[I64, I64]:
+        """Return CYCLES, LAST and BURSTS, (operations, 3), and details of the operations that a register changes."""
+        known = self._at_boundary.get((register, boundary))
+        if known is None:
+            pairs = [self._conv_or_load(self.ops[i], boundary) for i in self._dials[register]]
+            columns, details = (np.array(part, np.int64) for part in zip(*pairs, strict=True))
+            known = self._at_boundary[register, boundary] = columns, np.ascontiguousarray(details.T)
+        return known
+
+    def _conv_or_load(self, op: Op, boundary: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+        """Return CYCLES, LAST and BURSTS of an operation at a boundary, and its details."""
+        machine = self.machine
+        if isinstance(op, Load):
+            moved = rules.transfer(op, boundary, machine)
+            return (0, 0, moved.bursts), (0, 0, 0, moved.bursts * machine.dram_burst_bytes, 0)
+        assert isinstance(op, Conv)
+        factors = rules.conv_passes(op, boundary, machine)
+        gaps = sum(rules.pass_interval(op.pixels, k, machine) for k in factors[:-1])
+        last, stream, bank = (
+            op.pixels * factors[-1],
+            op.pixels * len(factors),
+            op.pixels * (sum(factors) - len(factors)),
+        )
+        return (gaps, last, 0), (stream, bank, gaps + last - stream - bank, 0, len(factors))
 
     def simulate(self, boundaries: Sequence[int]) -> Timing:
         """Return the times at a boundary vector (groups per register; registers beyond it read 0).
@@ -98,35 +145,17 @@ class TimingModel:
         Raises:
             ProgramError: the program deadlocks; the static check refuses such programs.
         """
-        machine, table = self.machine, self._table.copy()
+        machine, table, details = self.machine, self._table.copy(), self._details.copy()
         count = len(self.ops)
-        tails: list[int] = []
-        stream, bank, short, dram, passes = (np.zeros(count, np.int64) for _ in range(5))
-        burst = machine.dram_burst_bytes
-        for i, op in enumerate(self.ops):
-            if isinstance(op, Conv):
-                factors = rules.conv_passes(op, _at(boundaries, op.geom.register), machine)
-                gaps = sum(rules.pass_interval(op.pixels, k, machine) for k in factors[:-1])
-                last = op.pixels * factors[-1]
-                table[i, events.CYCLES], table[i, events.LAST] = gaps, last
-                passes[i] = len(factors)
-                stream[i] = op.pixels * len(factors)
-                bank[i] = op.pixels * (sum(factors) - len(factors))
-                short[i] = gaps + last - stream[i] - bank[i]
-            elif isinstance(op, Load | Fold | Store):
-                boundary = _at(boundaries, op.register) if isinstance(op, Load) else 0
-                moved = rules.transfer(op, boundary, machine)
-                table[i, events.CYCLES], table[i, events.BURSTS] = moved.least_cycles, moved.bursts
-                if moved.tails:
-                    table[i, events.TAILS] = len(tails)
-                    tails += moved.tails
-                dram[i] = moved.bursts * burst
+        for register, found in self._dials.items():
+            boundary = boundaries[register] if register < len(boundaries) else 0
+            table[found, events.CYCLES : events.BURSTS + 1], details[:, found] = self._dialled(register, boundary)
         times = np.full((count, events.TIMES), events.NEVER, np.int64)
         total = events.simulate(
             table,
             self._order,
             self._first_of,
-            np.array(tails, np.int64),
+            self._tails,
             times,
             machine.queue_depth,
             machine.token_depth,
@@ -147,11 +176,7 @@ class TimingModel:
                 f"instruction {stuck[0]}",
                 "check the tokens; `npu inspect` says who waits",
             )
-        return Timing(int(total), times, stream, bank, short, dram, passes)
-
-
-def _at(boundaries: Sequence[int], register: int) -> int:
-    return boundaries[register] if register < len(boundaries) else 0
+        return Timing(int(total), times, *details)
 
 
 def simulate(ops: Sequence[Op], machine: MachineConfig, boundaries: Sequence[int]) -> Timing:
