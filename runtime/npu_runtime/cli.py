@@ -244,6 +244,7 @@ def _add_verify(sub: Subparsers) -> None:
     one.add_argument("--quantized", metavar="FILE.npuq", help="the network that the golden model computes")
     one.add_argument("--ratio", type=_ratios, metavar="P[,P...]", help=f"({RATIOS})")
     one.add_argument("--layers", type=_names, metavar="NAME[,NAME]", help="compare these layers' instructions only")
+    one.add_argument("--vcd", metavar="FILE.vcd", help="waveform of the rtl model, at one ratio")
     one.add_argument("--data", metavar="DATA", help="images to run (one image of noise)")
     one.add_argument("--limit", type=_positive, metavar="N", help="images of --data (1)")
     many = parser.add_argument_group("random programs")

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -350,7 +351,7 @@ def verify_command(args: argparse.Namespace) -> int:
     if len(set(args.models)) < 2 and args.models != ("rtl",) and args.quantized is None:
         args.parser.error("--models: two models at least, one alone compares nothing")
     if args.random is not None:
-        _refuse(args, ("quantized", "ratio", "layers", "data", "limit"), "with --random")
+        _refuse(args, ("quantized", "ratio", "layers", "vcd", "data", "limit"), "with --random")
         return _verify_random(args)
     _refuse(args, ("seed", "hardware", "jobs"), "without --random")
     return _verify_binary(args)
@@ -360,13 +361,14 @@ def _verify_binary(args: argparse.Namespace) -> int:
     from npu_compiler import npuq
 
     from npu_runtime.data import Geometry, load_dataset
+    from npu_runtime.models import models_named, rtl
     from npu_runtime.verify import verify
 
     session = _session(args.binary)
     binary, info = session.binary, session.binary.input
     graph = None if args.quantized is None else npuq.load(args.quantized)
-    models = [*args.models, *(["golden"] if graph is not None and "golden" not in args.models else [])]
-    if "golden" in models:
+    names = [*args.models, *(["golden"] if graph is not None and "golden" not in args.models else [])]
+    if "golden" in names:
         _refuse(args, ("layers",), "with the golden model, which knows no instructions")
     images, count = None, 1
     if args.data is None:
@@ -375,6 +377,11 @@ def _verify_binary(args: argparse.Namespace) -> int:
         pixels = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit or 1, info.channels).images
         images, count = session.prepare(pixels).reshape(len(pixels), -1), len(pixels)
     vectors = [binary.boundaries_at(r) for r in args.ratio or VERIFY_RATIOS]
+    models = models_named(names, graph)
+    if args.vcd is not None:
+        if "rtl" not in models or len(vectors) * count != 1:
+            args.parser.error("--vcd: one waveform, of rtl among --models at one --ratio with one image")
+        models["rtl"] = partial(rtl, vcd=Path(args.vcd))
     with _progress("runs", len(vectors) * count) as progress:
         report = verify(binary, vectors, models, images, graph, args.layers, progress)
     _put(f"{report}\n", args.output)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,10 +162,10 @@ def register_observation(work: Workload, run: "RegisterRun") -> Observation:
     )
 
 
-def rtl(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8]) -> Observation:
+def rtl(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8], vcd: Path | None = None) -> Observation:
     """Run the matrix instructions on the RTL, among the other engines as the fast simulators see them.
 
-    It compares every pass and every accumulator with the fast simulators by itself.
+    It compares every pass and every accumulator with the fast simulators by itself. `vcd`: file for the waveform.
     """
     from npu_sim.fast.timing import simulate
     from npu_sim.rtl.compare import compare
@@ -177,7 +178,7 @@ def rtl(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8]) -
     only = work.only
     if only is not None and not any(op.engine == Engine.MATRIX for op in work.ops[:-1] if op.index in only):
         return Observation()  # it knows nothing of the other engines
-    found = run(work.instructions, work.machine, timing, memories.writes, boundaries, only=only)
+    found = run(work.instructions, work.machine, timing, memories.writes, boundaries, vcd=vcd, only=only)
     times = np.full((len(timing.table), len(MOMENTS)), UNKNOWN, np.int64)
     for moment in ("accept", "start", "end"):
         times[found.index, MOMENTS.index(moment)] = getattr(found, moment)

@@ -269,6 +269,7 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     yield ("verify", digits_file, "--random", 2), 2, "error: give FILE.npubin, or --random N"
     yield ("verify",), 2, "error: give FILE.npubin, or --random N"
     yield ("verify", "--random", 2, "--layers", "fc"), 2, "error: --layers does nothing with --random"
+    yield ("verify", digits_file, "--vcd", folder / "x.vcd"), 2, "error: --vcd: one waveform, of rtl"
     yield ("verify", digits_file, "--jobs", 2), 2, "error: --jobs does nothing without --random"
     yield ("dance",), 2, "error: argument COMMAND: invalid choice: 'dance'"
     yield (), 2, "error: the following arguments are required: COMMAND"

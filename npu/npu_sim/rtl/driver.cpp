@@ -26,7 +26,7 @@ using std::uint8_t;
 
 namespace {
 
-enum Header { EVENTS, BLOB_BYTES, BOUNDARIES, CONVS, MATRIX_OPS, LIMIT, FIRST, ACT_WORDS, WEIGHT_BYTES, HEADER };
+enum Header { EVENTS, BLOB_BYTES, BOUNDARIES, CONVS, MATRIX_OPS, LIMIT, FIRST, SHOWN, ACT_WORDS, WEIGHT_BYTES, HEADER };
 enum Event { PUT, TOKEN, TAKEN, BUSY, WRITE_ACT, WRITE_WEIGHT, READ_ACC };
 enum Log { ACCEPT, WEIGHTS_TOKENS, LOAD, TOKENS, START, PASS, STREAM_END, DONE, END, FAULT };
 enum Fault { QUEUE_FULL, BANK, PORT_NOT_HELD, PORT_HELD_TWICE, ADDRESS, STUCK };
@@ -132,7 +132,7 @@ class Bench {
             observe();
             answer();
 #if VM_TRACE
-            if (waves && cycle >= 0) waves->dump(uint64_t(cycle));  // a time unit is a cycle: what all signals are during it
+            if (waves && cycle >= head[SHOWN]) waves->dump(uint64_t(cycle));  // a time unit is a cycle: what all signals are during it
 #endif
             top->clk = 1;
             top->eval();

@@ -103,7 +103,7 @@ def run(
         writes: what each operation of another engine writes, per instruction; see `stimulus`.
         boundaries: groups in 4 bits per boundary register.
         simulator: a compiled simulator of `machine`; if None it is taken from `folder`, or built.
-        vcd: file for the waveform of the whole run.
+        vcd: file for the waveform of the run, from cycle 0 or from the first one of `only` on.
         folder: where compiled simulators are kept.
         only: instructions that matter: what comes before and after them is not simulated where that is possible, and
             the run says nothing of it. One of the matrix engine must be among them.
@@ -115,12 +115,14 @@ def run(
     ops = resolve(instructions)
     if simulator is None:
         simulator = build(machine, waves=vcd is not None, folder=folder)
-    part = None if only is None else window(ops, timing, only)
+    part = None if only is None else window(ops, machine, timing, only)
     given = stimulus(instructions, ops, machine, timing, writes, boundaries, part)
     command = [str(simulator), *([] if vcd is None else [str(vcd)])]
     done = subprocess.run(command, input=given, capture_output=True, check=False)
     if done.returncode:
         raise RtlError(f"the simulator ended with {done.returncode}: {done.stderr.decode()[-500:]}", str(simulator))
+    if vcd is not None and not vcd.exists():
+        raise RtlError("cannot write the waveform", str(vcd), "give a file in a folder that exists")
     found = _read(done.stdout, ops[: len(timing.table)], machine.array_cols, part)
     if part is not None and part.held and found.start[0] != timing.start[part.first]:
         # an end before the part waited for room, while the conv that is held back was already on its way

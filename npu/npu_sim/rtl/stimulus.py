@@ -106,7 +106,8 @@ def stimulus(
     limit = (timing.total_cycles if part is None else part.end) + SLACK_CYCLES
     zero = min(events[0][0], 0) if part is None or not part.held else events[0][0]
     header = (
-        *(len(events), len(blob), len(boundaries), len(convs), matrix, limit, zero),
+        *(len(events), len(blob), len(boundaries), len(convs), matrix, limit),
+        *(zero, 0 if part is None else part.begin),
         *(machine.act_words, machine.weight_memory_bytes),
     )
     parts = (header, boundaries, convs, events)

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 
 from npu_isa.machine import ACT_REGIONS, MachineConfig
 from npu_isa.ops import Conv, Engine, Instruction, Op
+from npu_isa.timing import weight_load_cycles
 
 from npu_sim.fast import events as times
 from npu_sim.fast.timing import Timing
 
 Events = list[tuple[int, int, int, int, int]]
+LEAD_CYCLES = 100  # more than from a word in the queue to its weights
 ALL_PORTS = (1 << ACT_REGIONS) - 1
 
 
@@ -39,14 +41,14 @@ class Window:
     end: int
 
 
-def window(ops: Sequence[Op], timing: Timing, only: Collection[int]) -> Window | None:
+def window(ops: Sequence[Op], machine: MachineConfig, timing: Timing, only: Collection[int]) -> Window | None:
     """Return the part that shows some instructions, None if none of them is the matrix engine's."""
     chosen = [op.index for op in ops[: len(timing.table)] if op.engine == Engine.MATRIX and op.index in only]
     if not chosen:
         return None
     before = [op.index for op in ops[: chosen[0]] if isinstance(op, Conv)]
     first, last = before[-1] if before else 0, chosen[-1]
-    begin = int(timing.dispatch[first]) if before else 0
+    begin = max(int(timing.start[first]) - weight_load_cycles(machine) - LEAD_CYCLES, 0) if before else 0
     end = max(int(timing.end[i]) for i in only if i < len(timing.table))  # the halt has no end
     return Window(frozenset(only), first, last, bool(before), begin, end)
 

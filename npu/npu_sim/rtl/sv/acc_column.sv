@@ -16,7 +16,7 @@ module acc_column #(
     output logic signed [31:0]           written_data
 );
 
-  localparam int unsigned ADDRESS_BITS = $clog2(ACC_ROWS);
+  localparam int unsigned ADDRESS_BITS = ACC_ROWS > 1 ? $clog2(ACC_ROWS) : 1;
 
   logic [31:0] data[2];  // read from each half
   logic vec_half_q;
@@ -27,10 +27,10 @@ module acc_column #(
 
   for (genvar h = 0; h < 2; h++) begin : g_half
     logic [31:0] memory[ACC_ROWS];
-    logic [15:0] row;
-    assign row = acc_i.valid && acc_i.half == 1'(h) ? acc_i.row : vec_row;
+    logic [ADDRESS_BITS-1:0] row;
+    assign row = ADDRESS_BITS'(acc_i.valid && acc_i.half == 1'(h) ? acc_i.row : vec_row);
     always_ff @(posedge clk) begin
-      data[h] <= memory[ADDRESS_BITS'(row)];
+      data[h] <= memory[row];
       if (written.valid && written.half == 1'(h)) memory[ADDRESS_BITS'(written.row)] <= written_data;
     end
   end
@@ -46,5 +46,8 @@ module acc_column #(
     written <= acc_o;
     written.valid <= acc_o.valid && !rst;
   end
+
+  logic unused;
+  assign unused = &{1'b0, vec_row};
 
 endmodule
