@@ -125,7 +125,8 @@ def verify(
 def compare(work: Workload, seen: Mapping[str, Observation], boundaries: tuple[int, ...]) -> VerifyReport:
     """Compare what models say of one run."""
     totals = {name: o.total_cycles for name, o in seen.items() if o.total_cycles is not None}
-    cycles = max(totals.values(), default=0)
+    agreements = [o.agreement for o in seen.values() if o.agreement is not None]
+    cycles = max([*totals.values(), *(a.cycles for a in agreements)], default=0)
     instructions = len(work.instructions if work.only is None else work.only)
     report = VerifyReport(tuple(seen), 1, instructions, cycles)
     times = {name: _times_of(work, o.times) for name, o in seen.items() if o.times is not None}
@@ -142,7 +143,7 @@ def compare(work: Workload, seen: Mapping[str, Observation], boundaries: tuple[i
             held = {name: o.memories[memory] for name, o in seen.items() if memory in o.memories}
             count, wrong = _compare_arrays(held, partial(_place, work, memory))
             values, late = values + count, late or wrong
-    for agreement in (o.agreement for o in seen.values() if o.agreement is not None):
+    for agreement in agreements:
         counted, values = counted + agreement.times, values + agreement.values
         late = late or ((agreement.difference, {}) if agreement.difference else None)
     found = found or late

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from npu_isa.errors import NpuError
+from npu_isa.errors import ProgramError
 from npu_isa.machine import MachineConfig
 from npu_sim.random_programs.machines import RTL_SIZES, random_machine, with_sizes, with_speeds
 from npu_sim.random_programs.programs import RandomProgram, random_program, scrambled
@@ -64,7 +64,7 @@ def verify_case(
             depth = p.machine.token_depth if "rtl" in models else 2  # the RTL has what it was compiled with
             changed = scrambled(p, np.random.default_rng(seed), depth)
             report += verify(workload(changed, computes=False), vectors[:1], models, image)
-    except NpuError as error:  # a model gives up on a program that another one runs
+    except ProgramError as error:  # a model gives up on a program that another one runs
         return VerifyReport(tuple(models), 1, difference=Difference(str(error), {}, ()))
     return report
 

@@ -75,11 +75,16 @@ def test_processes_find_the_same():
 
 @pytest.mark.slow
 def test_control_c_with_processes():
-    command = [sys.executable, "-m", "npu_runtime.cli", "verify", "--random", "100000", "--jobs", "2"]
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also in the background
+    call = "from npu_runtime.cli import main; sys.exit(main(['verify', '--random', '100000', '--jobs', '2']))"
+    command = [sys.executable, "-c", f"{heard}; {call}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(15)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert ", interrupted: fast = register: " in out
     assert "Traceback" not in err
