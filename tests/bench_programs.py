@@ -25,6 +25,7 @@ def small_machine(columns: int = 16, act_words: int = 512, **changes) -> Machine
         "array_rows": 8,
         "array_cols": columns,
         "weight_rows_per_cycle": 1,
+        "dynamic_extraction": False,
         "act_region_bytes": act_words // 4 * WORD,
         "act_banks": 8,
         "weight_memory_bytes": 1 << 20,

@@ -21,6 +21,13 @@ def code4(value, shift, unsigned):
     return min(max((value + ((1 << shift) >> 1)) >> shift, low), high)
 
 
+def position(values, clip, unsigned):
+    """The least shift after which every value fits 4 bits if cut off, less `clip`."""
+    low, high = (0, 15) if unsigned else (-8, 7)
+    needed = next(s for s in range(5) if all(low <= value >> s <= high for value in values))
+    return max(needed - clip, 0)
+
+
 def wrap32(value):
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
@@ -122,6 +129,8 @@ class NaiveMachine:
                     tile = np.frombuffer(self.weights, np.int8, WORD * columns, at).reshape(WORD, columns)
                     if op.group_first + place < boundary:
                         s_act = op.shifts[place]
+                        if op.geom.dynamic:
+                            s_act = position(acts, s_act, op.geom.unsigned)
                         acts = [code4(a, s_act, op.geom.unsigned) for a in acts]
                         for c in range(columns):
                             s_wgt = self.weights[positions + place * position_bytes + c // 2] >> 4 * (c % 2) & 15

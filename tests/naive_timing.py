@@ -219,7 +219,8 @@ class Twin:
             interval = f.weights_left + SHADOW_FREE
             if number < len(factors) - 1:
                 f.script += ["weights"] * (interval - k * op.pixels)
-        f.pipeline = 2 + min(8, rows) + max(1, rows // 8) + (columns - 1) + 3
+        before = 3 if self.machine.dynamic_extraction else 2  # words, positions, extraction
+        f.pipeline = before + min(8, rows) + max(1, rows // 8) + (columns - 1) + 3
 
     # -- then the engines
 

@@ -51,7 +51,7 @@ def token_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[i
     params = bench.params(bias=0, mult=1, shift=1, second=0)
     window = {"kernel_h": 3, "kernel_w": 3, "in_h": 3, "in_w": 3}  # slow: the matrix engine runs ahead of it
     bench.vgeom(Source.SUM, **window)
-    row = {"row_pitch": 0, "pixel_pitch": 1, "register": 255, "unsigned": 0, "tap_fastest": 0}
+    row = {"row_pitch": 0, "pixel_pitch": 1, "register": 255, "unsigned": 0, "tap_fastest": 0, "dynamic": 0}
     bench.put("geom", **(ONE_TAP | NO_PAD | row))
     bench.put("groups", first=0, group=(0,) * 16, shift=(0,) * 16)
     zero = dict.fromkeys(("act_base", "act_row0", "out_y", "out_x", "acc_half", "acc_row", "weight_addr"), 0)

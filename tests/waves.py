@@ -75,7 +75,7 @@ def act(pe: state.Pe, x: int, count: int, r: np.void) -> str:
 def wires(m: state.Machine, t: int, pixels: dict[int, int], held: dict[str, object]) -> None:
     """Add what is addressed in cycle t."""
     r = m.registers[0]
-    pixel, read = r["pixel"][t & 1], r["read"]
+    pixel, read = r["pixel"][t % state.PIXEL_RING], r["read"]
     if r["wave"]["load"] == t + 3:
         rows = [int(row) for row in m.matrix.fetch[0]["row"] if row >= 0]
         held["row"] = "-".join(map(str, sorted({rows[0], rows[-1]})))

@@ -82,6 +82,7 @@ def conv_geom(node: QConv, src: QTensor, pitch: Pitch, register: int, tap_fastes
         pixel_pitch=pitch.pixel,
         unsigned=int(not src.signed),
         tap_fastest=tap_fastest,
+        dynamic=int(node.lowering is not None and node.lowering.extract == "dynamic"),
     )
 
 

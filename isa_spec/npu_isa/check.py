@@ -3,7 +3,7 @@
 Rules, in the order in which they are checked; the first broken one is reported.
 
 1. check_shape: one halt, last; the program fits the instruction memory; the DRAM segments follow each other.
-2. check_operands: operands agree with each other and with the machine (`_check_conv`, `_check_vec`, ...);
+2. check_operands: operands agree with each other and with the machine (`check_extraction`, `_check_conv`, ...);
    check_boundaries: legal boundaries fit the places that a register's convs cover.
 3. check_bounds (check_bounds): every access lies within its memory; `_check_target`: no operation writes a word twice;
    `_check_in_place`: no vec reads what an earlier pixel of its own wrote.
@@ -15,7 +15,7 @@ Rules, in the order in which they are checked; the first broken one is reported.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +172,7 @@ def check_operands(
     ops: tuple[Op, ...], machine: MachineConfig, constants_bytes: int, registers: int, legal: Legal
 ) -> None:
     """Check each operation's operands against each other and against the machine."""
+    check_extraction(ops, machine)
     for op in ops:
         match op:
             case Conv():
@@ -184,6 +185,22 @@ def check_operands(
                 _check_fold(op, machine, constants_bytes)
             case Store():
                 _need(op, op.run % WORD_BYTES == 0, f"run = {op.run}: must be a multiple of {WORD_BYTES} bytes")
+
+
+def check_extraction(ops: Sequence[Op], machine: MachineConfig) -> None:
+    """Check that the machine can find positions at run time if a conv asks for it; simulators do so as they load.
+
+    Raises:
+        ProgramError: it cannot; naming the first such conv.
+    """
+    for op in ops:
+        if isinstance(op, Conv):
+            _need(
+                op,
+                machine.dynamic_extraction or not op.geom.dynamic,
+                f"dynamic = 1 of its geom: the machine {machine.name} has no dynamic extraction",
+                "set dynamic_extraction = true in the machine, or quantize with --extract static",
+            )
 
 
 def _need(op: Op, ok: bool, message: str, hint: str = "") -> None:

@@ -33,6 +33,8 @@ class MachineConfig:
         array_rows: rows of processing elements: 2, 4 or a multiple of 8.
         array_cols: columns of processing elements, and lanes of the vector engine: 2, 4, 8 or a multiple of 16.
         weight_rows_per_cycle: rows of shadow weights written per cycle.
+        dynamic_extraction: positions of activations may be found from their values at run time (geom dynamic); the
+            array then has a register more in front, for every conv.
         act_region_bytes: bytes of each of the four regions of the activation memory.
         act_banks: banks of 16-byte words in a region.
         weight_memory_bytes: bytes of the weight memory.
@@ -53,6 +55,7 @@ class MachineConfig:
     array_rows: int
     array_cols: int
     weight_rows_per_cycle: int
+    dynamic_extraction: bool
     act_region_bytes: int
     act_banks: int
     weight_memory_bytes: int
@@ -82,7 +85,7 @@ class MachineConfig:
                 need(bool(value) and value.isprintable(), "name is empty or not printable")
             elif f.name == "clock_hz":
                 need(value > 0 and value < 1e15, f"clock_hz = {value}: must be above 0 and below 1e15")
-            else:
+            elif f.name != "dynamic_extraction":
                 need(value > 0, f"{f.name} = {value}: must be positive")
         if found:
             return found
@@ -173,7 +176,7 @@ class MachineConfig:
         """Words (groups of 16 channels) that one column tile of outputs touches per pixel."""
         return max(1, self.array_cols // WORD_BYTES)
 
-    def to_dict(self) -> dict[str, int | float | str]:
+    def to_dict(self) -> dict[str, int | float | str | bool]:
         """Return the fields as plain values, in declaration order."""
         return asdict(self)
 
@@ -190,7 +193,7 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
         MachineError: naming every problem found in `data`.
     """
     known = [f.name for f in fields(MachineConfig)]
-    kinds = {int: "a whole number", float: "a number", str: "a text"}
+    kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     found = []
     for key in data:
         if key not in known:
@@ -198,14 +201,14 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
             found.append(f"unknown key {key!r}" + (f", {near}" if near else ""))
     values: dict[str, object] = {}
     for key in known:
-        want = {"name": str, "clock_hz": float}.get(key, int)
+        want = {"name": str, "clock_hz": float, "dynamic_extraction": bool}.get(key, int)
         if key not in data:
             found.append(f"missing key {key!r}")
             continue
         value = data[key]
         if want is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value) if abs(value) < 1 << 62 else math.inf
-        if not isinstance(value, want) or isinstance(value, bool):
+        if not isinstance(value, want) or (isinstance(value, bool) and want is not bool):
             found.append(f"{key} = {value!r}: must be {kinds[want]}")
         values[key] = value
     if found:
@@ -217,15 +220,29 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
 def load_machine(name_or_path: str | Path) -> MachineConfig:
     """Read a shipped machine by name (npu16, npu32, npu128) or a TOML file by path.
 
+    A file may name a shipped machine as `base`; it then needs a `name` and the keys that differ.
+
     Raises:
         MachineError: the file is missing, not TOML, or breaks rules.
     """
-    text = machine_text(name_or_path)
+    where = str(name_or_path)
+    data = _parsed(machine_text(name_or_path), where)
+    base = data.pop("base", None)
+    if base is not None:
+        if base not in SHIPPED:
+            near = did_you_mean(str(base), SHIPPED)
+            raise MachineError(f"base = {base!r}: no shipped machine", where, near or f"there are {', '.join(SHIPPED)}")
+        shipped = _parsed(machine_text(str(base)), str(base))
+        del shipped["name"]  # another machine, another name
+        data = shipped | data
+    return machine_from_dict(data, where)
+
+
+def _parsed(text: str, where: str) -> dict[str, object]:
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise MachineError(f"not valid TOML: {error}", str(name_or_path), "see `npu hardware show npu32`") from None
-    return machine_from_dict(data, str(name_or_path))
+        raise MachineError(f"not valid TOML: {error}", where, "see `npu hardware show npu32`") from None
 
 
 def machine_text(name_or_path: str | Path) -> str:

@@ -80,6 +80,7 @@ class Geom:
     pixel_pitch: int
     unsigned: int
     tap_fastest: int
+    dynamic: int
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Conv(Op):
 
     geom: Geom
     groups: tuple[int, ...]  # input group of each place covered
-    shifts: tuple[int, ...]  # s_act of each place covered
+    shifts: tuple[int, ...]  # s_act of each place covered; with geom.dynamic what it clips
     act_base: int
     act_row0: int
     out_y: int

@@ -136,8 +136,8 @@ def _operand(o: Operand) -> tuple[str, str, str, str]:
 
 
 def _machine() -> Iterator[str]:
-    yield "A TOML file with these keys, all of them; names end in their unit. `npu hardware check FILE` names every"
-    yield "broken rule. The shipped machines:\n"
+    yield "A TOML file with these keys: all of them, or a `name`, a shipped machine as `base` and those that differ."
+    yield "Names end in their unit. `npu hardware check FILE` names every broken rule. The shipped machines:\n"
     machines = [load_machine(name).to_dict() for name in SHIPPED]
     meaning = attribute_docs(MachineConfig)
     names = [f.name for f in fields(MachineConfig)]

@@ -79,6 +79,7 @@ def array_latency(machine: MachineConfig) -> int:
     """Return the cycles from the issue of a pixel to one past its write in the last column's accumulator."""
     return (
         TIMING["act_read_cycles"]
+        + TIMING["find_position_cycles"] * machine.dynamic_extraction
         + min(TIMING["segment_cycles"], machine.array_rows)
         + segments(machine)
         + (machine.array_cols - 1)

@@ -10,13 +10,17 @@ from npu_isa.codec import encode
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Engine, Instruction, resolve
+from npu_sim.fast.timing import simulate
+from npu_sim.fast.values import Values
 from npu_sim.random_programs.tokens import with_tokens
+from npu_sim.register.machine import run
 
 MACHINE = MachineConfig(
     name="tiny",
     array_rows=8,
     array_cols=16,
     weight_rows_per_cycle=1,
+    dynamic_extraction=False,
     act_region_bytes=1024,  # 64 words, 256 in all
     act_banks=2,
     weight_memory_bytes=1024,  # 64 words
@@ -63,7 +67,7 @@ def program() -> list[Instruction]:
         Instruction("load", LOAD | {"memory": 2, "dram_addr": BIAS, "run": 64, "addr": 0} | table),
         Instruction("load", LOAD | {"memory": 2, "dram_addr": STATIC, "run": 128, "addr": 1}),
         Instruction("load", LOAD | {"memory": 1, "dram_addr": WEIGHTS, "run": 34 * 16, "addr": 0}),
-        Instruction("geom", geom | {"unsigned": 0, "tap_fastest": 0}),
+        Instruction("geom", geom | {"unsigned": 0, "tap_fastest": 0, "dynamic": 0}),
         Instruction("groups", {"first": 0, "group": (1, 0, *(0,) * 14), "shift": (2, 4, *(0,) * 14)}),
         Instruction(
             "conv",
@@ -167,6 +171,26 @@ def test_a_faulty_operand_is_refused(place, operands, message):
         check(code)
     assert message in caught.value.message
     assert caught.value.where in ("output", "boundary register 0") or caught.value.where.startswith("instruction ")
+
+
+def test_dynamic_extraction_needs_a_machine_that_has_it():
+    static = with_tokens(program(), MACHINE)
+    code = with_tokens(change(program(), GEOM, dynamic=1), MACHINE)
+    check(code, replace(MACHINE, dynamic_extraction=True))
+    check(static, replace(MACHINE, dynamic_extraction=True))
+    with pytest.raises(ProgramError) as error:
+        check(code)
+    assert str(error.value) == (
+        "instruction 6 (conv): dynamic = 1 of its geom: the machine tiny has no dynamic extraction\n"
+        "  hint: set dynamic_extraction = true in the machine, or quantize with --extract static"
+    )
+    ops, data = resolve(code), constants()
+    with pytest.raises(ProgramError, match="the machine tiny has no dynamic extraction"):
+        simulate(ops, MACHINE, (2,))
+    with pytest.raises(ProgramError, match="the machine tiny has no dynamic extraction"):
+        Values(ops, MACHINE, data, (2,), DRAM_BYTES)
+    with pytest.raises(ProgramError, match="the machine tiny has no dynamic extraction"):
+        run(code, MACHINE, data, (2,), DRAM_BYTES, np.zeros(128, np.uint8), INPUT)
 
 
 def test_the_place_is_the_instruction_with_its_mnemonic():

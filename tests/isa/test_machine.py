@@ -1,5 +1,6 @@
 """The machine description: every rule, every kind of wrong file, and the shipped machines."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -71,16 +72,18 @@ def test_every_broken_rule_is_reported_at_once():
 
 def test_wrong_keys_are_reported_together():
     data = BASE.to_dict() | {"array_rows": "32", "act_banks": True, "clock_hz": None, "name": 5}
+    data["dynamic_extraction"] = 1
     data["qeue_depth"] = data.pop("queue_depth")
     data["colour"] = "red"
     with pytest.raises(MachineError) as error:
         machine_from_dict(data, "edge.toml")
     assert str(error.value) == (
-        "edge.toml: 7 problem(s):\n"
+        "edge.toml: 8 problem(s):\n"
         "  - unknown key 'qeue_depth', did you mean 'queue_depth'?\n"
         "  - unknown key 'colour'\n"
         "  - name = 5: must be a text\n"
         "  - array_rows = '32': must be a whole number\n"
+        "  - dynamic_extraction = 1: must be true or false\n"
         "  - act_banks = True: must be a whole number\n"
         "  - missing key 'queue_depth'\n"
         "  - clock_hz = None: must be a number\n"
@@ -118,9 +121,35 @@ def test_hash_ignores_name_and_clock_alone():
 
 def test_file(tmp_path):
     path = tmp_path / "edge.toml"
-    lines = [f"{k} = {v!r}" for k, v in replace(BASE, name="edge", acc_rows=256).to_dict().items()]
+    lines = [f"{k} = {json.dumps(v)}" for k, v in replace(BASE, name="edge", acc_rows=256).to_dict().items()]
     path.write_text("\n".join(lines), encoding="utf-8")
     assert load_machine(path) == replace(BASE, name="edge", acc_rows=256)
+
+
+def test_file_that_names_a_base(tmp_path):
+    path = tmp_path / "edge.toml"
+    path.write_text('base = "npu16"\nname = "edge"\ndynamic_extraction = true\n', encoding="utf-8")
+    assert load_machine(path) == replace(load_machine("npu16"), name="edge", dynamic_extraction=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "npu23"\nname = "edge"', "base = 'npu23': no shipped machine\n  hint: did you mean 'npu32'?"),
+        ('base = 32\nname = "edge"', "base = 32: no shipped machine\n  hint: there are npu16, npu32, npu128"),
+        (
+            'base = "npu32"',
+            "1 problem(s):\n  - missing key 'name'\n  hint: see `npu hardware show npu32` for every key",
+        ),
+        ('base = "npu32"\nname = "e"\nacc_row = 1', "unknown key 'acc_row', did you mean 'acc_rows'?"),
+    ],
+)
+def test_files_with_a_wrong_base(tmp_path, text, message):
+    path = tmp_path / "edge.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(MachineError) as error:
+        load_machine(path)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_rows_of_the_tables_worked_out_by_hand():
     text = page()
     assert "| `tile_w` | 104:93 | 1..4095 | output columns of the tile |" in text
     assert "| `fence` | 183 | 0..1 | 1: start only when" in text
-    assert "| `shift` | 154:152, 16 times: element i is 3i higher | 0..4 | s_act of the place |" in text
+    assert "| `shift` | 154:152, 16 times: element i is 3i higher | 0..4 | s_act of the place; dynamic:" in text
     assert "| `memory` | 17:16 | 0 act, 1 weight, 2 param |" in text
     assert "| `pad_left` | 83:71 | -4096..4095 |" in text
     assert "| `clock_hz` | 500000000.0 | 1000000000.0 | 1000000000.0 |" in text

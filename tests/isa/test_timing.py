@@ -21,6 +21,7 @@ def conv(kernel: int, groups: int, *, pixel_pitch: int = 1, row_pitch: int = 64,
     """A conv of 4 x 4 pixels over groups 0, 1, ..."""
     geom = {"register": 0, "stride_y": 1, "stride_x": 1, "dilation_y": 1, "dilation_x": 1, "pad_top": 0, "pad_left": 0}
     geom |= {"in_h": 9, "in_w": 9, "row_pitch": row_pitch, "pixel_pitch": pixel_pitch, "unsigned": 0, "tap_fastest": 0}
+    geom |= {"dynamic": 0}
     tile = {"act_base": 0, "act_row0": 0, "out_y": 0, "out_x": 0, "tile_h": 4, "tile_w": 4, "acc_half": 0}
     tile |= {"acc_row": 0, "accumulate": 0, "weight_addr": 0, "group_first": 0, "group_count": groups}
     return Conv(
@@ -120,6 +121,7 @@ def test_interval_of_passes(rows, per_cycle, pixels, factor, interval):
 )
 def test_latency_of_the_array(rows, cols, latency):
     assert timing.array_latency(machine(rows, cols)) == latency
+    assert timing.array_latency(machine(rows, cols, dynamic_extraction=True)) == latency + 1
 
 
 def vec(source: Source, kernel: int = 1, *, lanes: int = 16, **changes: int) -> Vec:

@@ -74,6 +74,20 @@ def test_boundaries_cut_convs_everywhere(programs):
     assert seen == {(part, later) for part in ("none", "some", "all") for later in (False, True)}
 
 
+def test_dynamic_extraction_meets_every_form_and_clip(programs):
+    """Signed and unsigned, every clip below a boundary, every form of array; static convs on machines that have it."""
+    seen, arrays = set(), set()
+    for p in programs:
+        for op in p.ops:
+            if isinstance(op, Conv) and p.machine.dynamic_extraction:
+                arrays.add((min(p.machine.array_rows, 8), op.geom.dynamic))
+                low = op.low_places(max(p.legal.get(op.geom.register, (0,))))
+                seen |= {(op.geom.unsigned, clip) for clip in op.shifts[: low * op.geom.dynamic]}
+    assert seen == {(unsigned, clip) for unsigned in (0, 1) for clip in range(5)}
+    assert arrays == {(rows, dynamic) for rows in (2, 4, 8) for dynamic in (0, 1)}
+    assert {p.machine.dynamic_extraction for p in programs} == {False, True}
+
+
 @pytest.mark.slow
 def test_values_depend_on_the_image_and_lie_inside_the_clamps(programs):
     """A comparison of saturated or constant values would not see a wrong sum."""

@@ -67,7 +67,7 @@ def conv_bench(rng: np.random.Generator, columns: int) -> Bench:
     group, shift = rng.integers(0, words, count), rng.integers(0, 5, count)
     group[0] = words - 1
     b.legal[0] = tuple(sorted({0, int(rng.integers(count + 1)), count}))
-    b.put("geom", register=0, unsigned=int(rng.integers(2)), tap_fastest=int(rng.integers(2)), **w.geometry)
+    b.put("geom", register=0, unsigned=int(rng.integers(2)), tap_fastest=int(rng.integers(2)), dynamic=0, **w.geometry)
     put_groups(b, group, shift)
     span = one_of(rng, 1, 3, 128)
     weight = rng.integers(-span, span, (count, w.taps, WORD, columns))
@@ -113,7 +113,7 @@ def test_the_same_conv_after_its_input_has_changed(by, word):
     """One word of 3 x 4 pixels is overwritten between two equal convs: the first word, one between, the last."""
     b = Bench(small_machine(16, ACT_WORDS))
     size = ONE_TAP | NO_PAD | {"kernel_h": 3, "kernel_w": 4, "in_h": 3, "in_w": 4, "row_pitch": 4, "pixel_pitch": 1}
-    b.put("geom", register=255, unsigned=1, tap_fastest=0, **size)
+    b.put("geom", register=255, unsigned=1, tap_fastest=0, dynamic=0, **size)
     put_groups(b, np.zeros(1, int), np.zeros(1, int))
     at = b.weights(np.zeros((1, 16), int), np.random.default_rng(0).integers(-20, 20, (1, 12, WORD, 16)))
     w = Window({}, {"out_y": 0, "out_x": 0, "tile_h": 1, "tile_w": 1}, 20, 0)
@@ -139,7 +139,7 @@ def piled_up(weight: int, times: int, bias: int, finishes: list[dict[str, int]])
     Lane c shifts by c (lane 0 by 1) and has one of the five multipliers.
     """
     b = Bench(small_machine(48, ACT_WORDS))
-    b.put("geom", register=255, unsigned=1, tap_fastest=0, row_pitch=0, pixel_pitch=1, **ONE_TAP, **NO_PAD)
+    b.put("geom", register=255, unsigned=1, tap_fastest=0, dynamic=0, row_pitch=0, pixel_pitch=1, **ONE_TAP, **NO_PAD)
     put_groups(b, np.arange(256), np.zeros(256, int))
     at = b.weights(np.zeros((256, 48), int), np.full((256, 1, WORD, 48), weight))
     w = Window({}, {"out_y": 0, "out_x": 0, "tile_h": 1, "tile_w": 1}, 0, 0)
@@ -329,7 +329,7 @@ def test_weights_and_parameters_loaded_in_pieces():
     rng = np.random.default_rng(1)
     w = Window({}, {"out_y": 0, "out_x": 0, "tile_h": 1, "tile_w": 2}, 0, 0)
     size = ONE_TAP | NO_PAD | {"in_w": 2}
-    b.put("geom", register=255, unsigned=0, tap_fastest=0, row_pitch=0, pixel_pitch=3, **size)
+    b.put("geom", register=255, unsigned=0, tap_fastest=0, dynamic=0, row_pitch=0, pixel_pitch=3, **size)
     put_groups(b, np.arange(2), np.zeros(2, int))
     at = b.weights(np.zeros((2, 8), int), rng.integers(-9, 9, (2, 1, WORD, 8)))
     put_conv(b, w, 0, 0, at, (0, 2))

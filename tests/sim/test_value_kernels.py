@@ -92,7 +92,7 @@ def put_conv(b: Bench, columns: int, **operands) -> None:
 
 
 def put_geometry(b: Bench, **operands) -> None:
-    whole = {"register": 255, "unsigned": 1, "tap_fastest": 0, "row_pitch": 0, "pixel_pitch": 1}
+    whole = {"register": 255, "unsigned": 1, "tap_fastest": 0, "dynamic": 0, "row_pitch": 0, "pixel_pitch": 1}
     b.put("geom", **(whole | ONE_TAP | NO_PAD | operands))
     b.put("groups", first=0, group=(0,) * 16, shift=(0,) * 16)
 

@@ -11,6 +11,7 @@ from math import gcd
 from typing import Any
 
 import numpy as np
+from npu_isa.check import check_extraction
 from npu_isa.footprint import footprint, position_words, weight_block_words
 from npu_isa.machine import WORD_BYTES, MachineConfig
 from npu_isa.numerics import MAX_SHIFT_LOWER, lower
@@ -39,6 +40,7 @@ class _Layout:
     groups: tuple[int, ...]
     shifts: tuple[int, ...]
     unsigned: int
+    dynamic: int
     adjoining: bool  # one pixel's groups end where the next pixel's begin
 
     @property
@@ -116,6 +118,7 @@ class Encoder:
     """
 
     def __init__(self, ops: Sequence[Op], machine: MachineConfig, constants: U8) -> None:
+        check_extraction(ops, machine)
         self._machine = machine
         self._constants = np.require(constants, np.uint8, ["C", "W"])  # read-only ones would be compiled for once more
         columns = machine.array_cols
@@ -191,7 +194,7 @@ class Encoder:
         y, x = op.out_y * g.stride_y - g.pad_top, op.out_x * g.stride_x - g.pad_left
         rows, next_row, tap_row, padded_y = _patch_axis(y, op.tile_h, g.stride_y, g.kernel_h, g.dilation_y, g.in_h)
         cols, next_col, tap_col, padded_x = _patch_axis(x, op.tile_w, g.stride_x, g.kernel_w, g.dilation_x, g.in_w)
-        layout = _Layout(op.groups, op.shifts, g.unsigned, g.pixel_pitch * cols[3] == op.group_count)
+        layout = _Layout(op.groups, op.shifts, g.unsigned, g.dynamic, g.pixel_pitch * cols[3] == op.group_count)
         self._convs.append((op, layout, self._block(op, layout)))
         pixel = op.group_count * GROUP
         row = cols[0] * cols[2] * pixel
@@ -346,13 +349,16 @@ def _segments(layout: _Layout, low: int, lowering: _Pool) -> list[tuple[int, ...
     ends = [i for i in range(1, len(order)) if layout.groups[order[i]] != layout.groups[order[i - 1]] + 1]
     for first, end in zip([0, *ends], [*ends, len(order)], strict=True):
         run, at, span = (end - first) * GROUP, 0, 0
-        if low:
+        if low and layout.dynamic:
+            clips = np.array([layout.shifts[p] if p < low else kernels.WHOLE for p in order[first:end]], np.uint8)
+            at, span = lowering.append(clips), run
+        elif low:
             codes = [_lowering(layout.shifts[p], layout.unsigned) if p < low else (0, 255, 0, 255) for p in order]
             table = np.repeat(np.array(codes[first:end], np.uint8).T, GROUP, axis=1)
             if layout.adjoining and len(ends) == 0:  # runs go on over pixels
                 table = np.tile(table, (1, _round_up(SPAN_BYTES, run) // run))
             at, span = lowering.append(table), table.shape[1]
-        rows.append((layout.groups[order[first]] * GROUP, first * GROUP, run, at, span))
+        rows.append((layout.groups[order[first]] * GROUP, first * GROUP, run, at, span, layout.dynamic))
     return rows
 
 

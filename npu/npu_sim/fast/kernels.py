@@ -29,6 +29,7 @@ QUAD = 4  # channels added to each sum in one step
 NARROW, WIDE = (16, 1), (8, 2)  # pixels x vectors of a block of sums; 16 vectors stay in registers
 CONV, VEC, LOAD, STORE, FOLD = range(5)  # kinds of steps
 ACC, MAC, MAX, SUM = range(4)  # sources of a vec, as in isa.toml
+WHOLE = 255  # of a group that is not lowered, in place of the positions that it clips
 
 # `_nrt=False`: nothing is allocated here; without it, counting references to arrays takes a third of the time
 kernel: Any = njit(cache=True, nogil=True, _nrt=False)  # type: ignore[call-overload]
@@ -369,7 +370,10 @@ def _gather(conv: Record, segments: Array, lowering: Array, act: Array, patch: A
                     source = left + iy * conv["source_row"] + segment["source"]
                     target = to_left + (ty * part_rows + r) * row + segment["target"]
                     for _ in range(count):
-                        _lower(act, source, patch, target, run, flip, lowering, half, span)
+                        if segment["dynamic"] and span:
+                            _lower_dynamic(act, source, patch, target, run, flip, lowering, half, span)
+                        else:
+                            _lower(act, source, patch, target, run, flip, lowering, half, span)
                         source += step
                         target += pixel
 
@@ -392,6 +396,31 @@ def _lower(
             code = np.uint8(code & lowering[U64(mask + c)])
             code = max(code, lowering[U64(low + c)])
             patch[U64(target + part + c)] = min(code, lowering[U64(high + c)])
+
+
+@kernel
+def _lower_dynamic(
+    act: Array, source: int, patch: Array, target: int, run: int, flip: int, lowering: Array, clips: int, span: int
+) -> None:
+    """Copy bytes as `_lower` does, each group at the position that its values ask for (numerics.dynamic_shift)."""
+    least, most = (-8, 7) if flip else (0, 15)
+    for first in range(0, run, GROUP):
+        at, to, clip = source + first, target + first, np.int64(lowering[U64(clips + first % span // GROUP)])
+        bits = np.uint8(0)
+        for c in range(GROUP):
+            byte = act[U64(at + c)]
+            bits = np.uint8(bits | (byte ^ np.uint8(255) if byte & np.uint8(flip) else byte))
+        shift = 0
+        for bit in range((3 if flip else 4) + clip, 8):  # those above the bits that are kept
+            shift += bits >> bit != 0
+        zero = flip >> shift
+        half, mask = (1 << shift) >> 1, -(1 << shift)
+        low, high = (zero + least) << shift, (zero + most) << shift
+        if clip == WHOLE:
+            half, mask, low, high = 0, -1, 0, 255
+        for c in range(GROUP):
+            value = np.int32(act[U64(at + c)] ^ np.uint8(flip))
+            patch[U64(to + c)] = min(max((value + half) & mask, low), high)
 
 
 @kernel

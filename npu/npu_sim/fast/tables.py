@@ -68,8 +68,9 @@ SEGMENT = _record(
     source="bytes from group 0 of a pixel to the segment's groups, which adjoin",
     target="bytes from the start of a patch pixel",
     run="bytes of the segment in a pixel",
-    lowering="first of four rows of `lowering`: half, mask, low and high of each byte",
-    span="bytes of such a row, after which it is used again; 0: nothing is lowered",
+    lowering="first of four rows of `lowering`: half, mask, low and high of each byte; dynamic: of one clip per group",
+    span="bytes of such a row, or 16 x clips, after which it is used again; 0: nothing is lowered",
+    dynamic="1: each group of a pixel has the position that its values ask for",
 )
 
 VEC = _record(
@@ -144,7 +145,8 @@ class Program(NamedTuple):
 
     Attributes:
         steps, convs, segments, vecs, transfers, folds: records as above.
-        lowering: uint8. Byte q becomes min(max(saturate(q + half) & mask, low), high).
+        lowering: uint8. Byte q becomes min(max(saturate(q + half) & mask, low), high). Or positions that a group clips,
+            kernels.WHOLE for 8 bits.
         weights: int8, packed [vector][tap][place, by group][4 quads][16 columns][4 channels], lowered.
         starts: int32, what the sums of each column start from: takes back the offset of signed activations.
         params: int64; offset = bias * multiplier + 2^(shift - 1), leak the same with the second multiplier. Readable

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from npu_isa import timing as rules
+from npu_isa.check import check_extraction
 from npu_isa.errors import ProgramError
 from npu_isa.footprint import regions
 from npu_isa.machine import MachineConfig
@@ -80,6 +81,7 @@ class TimingModel:
     """A program on a machine, ready to be timed at any boundary vector."""
 
     def __init__(self, ops: Sequence[Op], machine: MachineConfig) -> None:
+        check_extraction(ops, machine)
         self.machine = machine
         self.ops = tuple(op for op in ops if not isinstance(op, Halt))
         table = np.zeros((len(self.ops), events.COLUMNS), np.int64)

@@ -39,6 +39,11 @@ class Tensor:
         return self.base + (self.h - 1) * self.row + (self.w - 1) * self.pixel + self.words
 
 
+def aside(rng: np.random.Generator) -> float:
+    """Return a number in [0, 1) that is not one of the generator's own: what else a seed makes stays what it is."""
+    return float(rng.spawn(1)[0].random())
+
+
 def spread(values: Sequence[int], rng: np.random.Generator) -> int:
     """Pick one of `values`; the first is the most likely."""
     return int(values[0]) if rng.random() < 0.5 else int(rng.choice(values))
@@ -455,6 +460,7 @@ class Builder:
             pixel_pitch=src.pixel,
             unsigned=self._number(0, 1),
             tap_fastest=self._number(0, 1),
+            dynamic=int(self.machine.dynamic_extraction and aside(self.rng) < 0.7),
         )
         self._put_groups(places, src.words)
         ones = dict.fromkeys(("kernel_h", "kernel_w", "stride_y", "stride_x", "dilation_y", "dilation_x"), 1)

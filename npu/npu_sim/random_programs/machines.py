@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from npu_isa.machine import MachineConfig
 
-from npu_sim.random_programs.builder import WORD
+from npu_sim.random_programs.builder import WORD, aside
 
 # What the RTL is compiled for: all else of a random machine stays random. Sizes that do not divide each other, banks
 # that collide, queues and token FIFOs that fill up.
@@ -32,6 +32,7 @@ def random_machine(rng: np.random.Generator) -> MachineConfig:
         array_rows=rows,
         array_cols=cols,
         weight_rows_per_cycle=int(rng.choice([d for d in (1, 2, 4) if rows % d == 0])),
+        dynamic_extraction=aside(rng) < 0.5,
         act_region_bytes=WORD * banks * (int(rng.integers(90, 200)) // banks),
         act_banks=banks,
         weight_memory_bytes=WORD * int(rng.integers(12, 26)) * max(cols, 8) * 2,
@@ -75,6 +76,7 @@ def with_sizes(machine: MachineConfig, sizes: Mapping[str, int]) -> MachineConfi
         array_rows=sizes["array_rows"],
         array_cols=cols,
         weight_rows_per_cycle=sizes["weight_rows_per_cycle"],
+        dynamic_extraction=False,  # the RTL has none
         act_banks=banks,
         acc_rows=sizes["acc_rows"],
         queue_depth=sizes["queue_depth"],

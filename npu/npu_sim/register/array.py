@@ -2,8 +2,9 @@
 
 Position of a pixel that is complete in cycle t (its last word addressed): word register t + 1, extraction t + 2, row i
 of segment k and column c at t + 3 + i + k + c, shifter of segment k after its last row, total of the last segment one
-cycle per segment later, then accumulator read, add, write. Nothing here counts these cycles: they are the registers
-that a value passes.
+cycle per segment later, then accumulator read, add, write. Where positions are found at run time, that is done in
+t + 2, and all that follows is a cycle later. Nothing here counts these cycles: they are the registers that a value
+passes.
 
 Indices that are known not to be negative are made unsigned where it counts: Numba then leaves out the wrap-around.
 """
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from npu_sim.register.kernel import inlined, kernel
-from npu_sim.register.state import EIGHT, REWIND, Array, Matrix, Pe
+from npu_sim.register.state import EIGHT, GROUP, PIXEL_RING, REWIND, Array, Matrix, Pe
 
 S_WGT, S_SHADOW = range(2)  # of Pe.shift
 
@@ -30,7 +31,7 @@ def extract_rows(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
     wave, sz, any_row, cols = r["wave"], r["sizes"], False, pe.line.shape[3]
     at = (wave["line_head"] + wave["line_count"]) % len(pe.line)
     for w in range(pe.line.shape[1]):
-        fetch, line, to = mx.fetch[1, w], pe.line[at, w], pe.line_to[at, w]
+        fetch, line, to = mx.fetch[len(mx.fetch) - 1, w], pe.line[at, w], pe.line_to[at, w]
         to[0] = -1
         if fetch["row"] < 0:
             continue
@@ -77,7 +78,7 @@ def write_shadow(t: int, r: Any, pe: Pe) -> None:
 @inlined
 def enter_swap(t: int, r: Any, pe: Pe) -> None:
     """Send the swap of a new pass on its way, one cycle ahead of the pass's first words."""
-    wave, swap = r["wave"], r["pixel"][(t - 1) & 1]["swap"]
+    wave, swap = r["wave"], r["pixel"][(t - 1 - r["sizes"]["finds"]) % PIXEL_RING]["swap"]
     if swap:
         at = (wave["swap_head"] + wave["swap_count"]) % len(pe.swap)
         pe.swap[at, 0], pe.swap[at, 1] = t, swap - 1
@@ -121,9 +122,28 @@ def signed4(bits: int) -> Any:
 
 
 @inlined
+def find_positions(t: int, r: Any, mx: Matrix) -> None:
+    """Find the positions of a complete pixel's words: what the bits of all 16 magnitudes of a group ask for."""
+    pixel, segments = r["pixel"][(t - 2) % PIXEL_RING], mx.segment[(t - 2) % PIXEL_RING]
+    if not pixel["go"]:
+        return
+    for k in range(len(segments)):
+        word, held, magnitudes = mx.word[0, k], mx.word[1, k], 0
+        for b in range(GROUP):
+            held[b] = word[b]
+            magnitudes |= 255 - word[b] if word[b] > 127 and not pixel["unsigned"] else word[b]
+        if pixel["dynamic"]:
+            length = 0
+            while magnitudes >> length:
+                length += 1
+            segments[k]["shift"] = max(length - (4 if pixel["unsigned"] else 3) - segments[k]["shift"], 0)
+
+
+@inlined
 def extract_pixel(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
     """Lower the words of a complete pixel and put them, s_act and control into the skew."""
-    pixel, segments = r["pixel"][t & 1], mx.segment[t & 1]
+    finds = r["sizes"]["finds"]
+    pixel, segments = r["pixel"][(t - 2 - finds) % PIXEL_RING], mx.segment[(t - 2 - finds) % PIXEL_RING]
     if not pixel["go"]:
         return
     rows, mask, four = r["sizes"]["segment_rows"], len(pe.skew_act) - 1, pixel["four"]
@@ -131,9 +151,9 @@ def extract_pixel(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
         part, shift, at = segments[k]["part"] * rows, segments[k]["shift"], t + 1 + k
         unit = mx.unit[pixel["unsigned"], shift if four else EIGHT]
         if four:
-            enter_four(at, k, mx.word[k, 2 * part :], unit, rows, pe.skew_act)
+            enter_four(at, k, mx.word[finds, k, 2 * part :], unit, rows, pe.skew_act)
         else:
-            enter_eight(at, k, mx.word[k, part:], unit, rows, pe.skew_act)
+            enter_eight(at, k, mx.word[finds, k, part:], unit, rows, pe.skew_act)
         pe.skew_shift[(at + rows) & mask, k] = shift if four else 0
     control = pe.skew_control[(t + 1 + rows + len(segments)) & mask]
     control[0], control[1], control[2] = pixel["row"], pixel["keep"], pixel["last"]

@@ -20,6 +20,8 @@ STREAM, BANK, WEIGHTS, BUSY, DRAM, TOKEN_VECTOR = (
 def step_stream(t: int, flush: int, r: Any, f: Front, mx: Matrix, pe: Pe, memories: Memories) -> None:
     """Step everything between activation memory and accumulators, last stage first."""
     array.extract_pixel(t, r, mx, pe)
+    if r["sizes"]["finds"]:
+        array.find_positions(t, r, mx)
     array.enter_swap(t, r, pe)
     if array.step_array(t, r, pe):
         front.finish_oldest(MATRIX, CONV, r, f)

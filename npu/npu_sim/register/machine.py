@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from npu_isa.check import check_extraction
 from npu_isa.codec import decode, encode
 from npu_isa.errors import ProgramError
 from npu_isa.machine import MachineConfig
-from npu_isa.ops import Instruction
+from npu_isa.ops import Instruction, resolve
 from npu_isa.tables import BY_NAME, ENGINES, TIMING
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ STATES = {
 assert tuple(BY_NAME) == front.KINDS, "the kernels number the instructions in the table's order"
 assert ENGINES == ("load", "matrix", "vector", "store"), "the kernels number the engines so"
 assert TIMING["vector_pipeline_cycles"] == VECTOR_STAGES, "the vector engine has as many stages as the page says"
+assert TIMING["find_position_cycles"] == 1, "positions are found in one stage"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +77,12 @@ def run(
         most_cycles: give up after so many.
 
     Raises:
-        ProgramError: the program cannot go on, has no halt, or runs longer than `most_cycles`.
+        ProgramError: the program cannot go on, has no halt, runs longer than `most_cycles`, or asks for an extraction
+            that the machine does not have.
     """
     code = program if isinstance(program, np.ndarray) else encode(program)
     instructions = decode(code)
+    check_extraction(resolve(instructions), machine)
     dram = np.zeros(dram_bytes, np.uint8)
     dram[: constants.size] = constants
     dram[input_address : input_address + image.size] = image.reshape(-1)
@@ -92,7 +96,9 @@ def run(
 def _flush(state: Machine) -> int:
     """Return how many cycles after a pixel the clock of the array must run for all its registers to be at rest."""
     sizes = state.registers["sizes"][0]
-    return int(sizes["segment_rows"] + sizes["segments"] + sizes["cols"]) + 12
+    return (
+        int(sizes["segment_rows"] + sizes["segments"] + sizes["cols"]) + 12
+    )  # stages before and behind the array, and to spare
 
 
 def _result(total: int, instructions: Sequence[Instruction], state: Machine) -> RegisterRun:

@@ -34,6 +34,7 @@ from npu_sim.register.state import (
     CONV_WORD,
     GEOM_WORD,
     GROUP,
+    PIXEL_RING,
     STREAM_CONV,
     STREAM_GEOM,
     Array,
@@ -135,7 +136,7 @@ def load_rows(t: int, r: Any, mx: Matrix) -> None:
         for w in range(mx.fetch.shape[1]):
             mx.fetch[0, w]["row"] = -1
         return
-    r["wave"]["load"] = t + 3
+    r["wave"]["load"] = t + 3 + sz["finds"]
     if ld["batch"] == 0:
         ld["pass_four"], ld["pass_steps"] = ld["four"], 1
     for w in range(mx.fetch.shape[1]):
@@ -236,10 +237,15 @@ def address_row(fetch: Any, row: int, i: int, entry: Any, r: Any) -> None:
 
 @inlined
 def read_rows(cols: int, mx: Matrix, weight: Array) -> None:
-    """Read the addressed rows of weights and of s_wgt from the weight memory."""
+    """Read the addressed rows of weights and of s_wgt from the weight memory.
+
+    Where positions are found, the swap comes a cycle later, and the addresses wait for a cycle: rows may be written
+    neither sooner nor later than they are (PIPELINES.md section 3).
+    """
+    read = len(mx.fetch) - 1
     for w in range(mx.fetch.shape[1]):
-        fetch = mx.fetch[0, w]
-        mx.fetch[1, w] = fetch
+        fetch = mx.fetch[read - 1, w]
+        mx.fetch[read, w] = fetch
         if fetch["row"] < 0:
             continue
         count = 0 if fetch["address"] < 0 else cols * (1 + fetch["four"])
@@ -252,12 +258,15 @@ def read_rows(cols: int, mx: Matrix, weight: Array) -> None:
             nibbles, pairs = raw[2 * cols :], weight[fetch["positions"] :]
             for pair in range(cols // 2):
                 nibbles[2 * pair], nibbles[2 * pair + 1] = pairs[pair] & 15, pairs[pair] >> 4
+    if read == 2:
+        for w in range(mx.fetch.shape[1]):
+            mx.fetch[1, w] = mx.fetch[0, w]
 
 
 @inlined
 def issue_pixel(t: int, flush: int, r: Any, f: Front, mx: Matrix) -> None:
     """Address the words of one step of a pixel, each segment its own, with its own padding test."""
-    stream, pixel, segments = r["stream"], r["pixel"][t & 1], mx.segment[t & 1]
+    stream, pixel, segments = r["stream"], r["pixel"][t % PIXEL_RING], mx.segment[t % PIXEL_RING]
     pixel["go"] = pixel["swap"] = 0
     if not stream["active"]:
         for k in range(len(segments)):
@@ -286,9 +295,9 @@ def issue_pixel(t: int, flush: int, r: Any, f: Front, mx: Matrix) -> None:
 @kernel
 def complete_pixel(t: int, r: Any, f: Front) -> None:
     """Send the pixel on with its accumulator row; after the last one the stream is over."""
-    stream, pixel, g, conv = r["stream"], r["pixel"][t & 1], r["word"][STREAM_GEOM], r["word"][STREAM_CONV]
+    stream, pixel, g, conv = r["stream"], r["pixel"][t % PIXEL_RING], r["word"][STREAM_GEOM], r["word"][STREAM_CONV]
     last = stream["pixel"] + 1 == conv["tile_h"] * conv["tile_w"]
-    pixel["go"], pixel["four"], pixel["unsigned"] = 1, stream["four"], g["unsigned"]
+    pixel["go"], pixel["four"], pixel["unsigned"], pixel["dynamic"] = 1, stream["four"], g["unsigned"], g["dynamic"]
     pixel["row"] = conv["acc_half"] * r["sizes"]["acc_rows"] + conv["acc_row"] + stream["pixel"]
     pixel["keep"] = 0 if stream["first"] and not conv["accumulate"] else -1
     pixel["last"] = 1 if last and stream["last"] else 0
@@ -308,9 +317,9 @@ def complete_pixel(t: int, r: Any, f: Front) -> None:
 @inlined
 def read_words(t: int, mx: Matrix, act: Array) -> None:
     """Read the addressed words; each waits in its segment's register until the pixel is complete."""
-    segments = mx.segment[(t - 1) & 1]
+    segments = mx.segment[(t - 1) % PIXEL_RING]
     for k in range(len(segments)):
-        segment, word = segments[k], mx.word[k]
+        segment, word = segments[k], mx.word[0, k]
         if segment["read"]:
             at = segment["address"] * GROUP
             if at >= 0:

@@ -19,6 +19,7 @@ from npu_sim.register.state import (
     GROUP,
     INSTRUCTION,
     OPERANDS,
+    PIXEL_RING,
     REGISTERS,
     REWIND,
     SEGMENT,
@@ -94,6 +95,7 @@ def _sizes(machine: MachineConfig) -> tuple[int, ...]:
         -(-machine.array_cols // (2 * GROUP)) * GROUP,
         TIMING["shadow_free_cycles"],
         TIMING["param_rows"],
+        machine.dynamic_extraction,
     )
 
 
@@ -110,15 +112,15 @@ def _extraction_unit() -> Array:
     return found
 
 
-def _matrix(segments: int, cols: int, batch: int) -> Matrix:
-    fetch = np.zeros((2, batch), FETCH)
+def _matrix(segments: int, cols: int, batch: int, finds: bool) -> Matrix:
+    fetch = np.zeros((2 + finds, batch), FETCH)
     fetch["row"] = -1
     return Matrix(
         entry=np.zeros((2, segments), ENTRY),
         fetch=fetch,
         raw=np.zeros((batch, 3 * cols), np.uint8),
-        segment=np.zeros((2, segments), SEGMENT),
-        word=np.zeros((segments, GROUP), np.uint8),
+        segment=np.zeros((PIXEL_RING, segments), SEGMENT),
+        word=np.zeros((1 + finds, segments, GROUP), np.uint8),
         unit=_extraction_unit(),
     )
 
@@ -189,7 +191,7 @@ def _build(
             np.zeros((len(ENGINES), flights), FLIGHT),
             np.full((len(program), len(TIMES)), -1, np.int64),
         ),
-        matrix=_matrix(segments, cols, batch),
+        matrix=_matrix(segments, cols, batch, machine.dynamic_extraction),
         pe=_pe(rows, cols, segment_rows, segments, batch, machine.acc_rows),
         vector=Vector(
             np.zeros((2, max(kernel_w, machine.vector_taps)), np.int64),

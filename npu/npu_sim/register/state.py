@@ -18,6 +18,7 @@ GROUP = int(RAW["group_channels"])  # bytes of a word
 ENGINES = len(RAW["engines"])
 VECTOR_STAGES = 6  # read and reduce, bias, multiply, residual, round and clamp, write
 CONTROL_RING = 8  # slots of the vector engine's control, one per cycle: more than its stages
+PIXEL_RING = 4  # slots of what travels from address to extraction, one per cycle: more than the stages between
 EIGHT = 16  # row of Matrix.unit: the byte's value; the rows before are its 4-bit code at a position
 REWIND = 4096  # registers that all move one place per clock stand in a buffer with so much room before them; the place
 # where they begin moves instead, and they are brought back to the end when it has reached the front
@@ -60,6 +61,7 @@ SIZES = record(  # the machine description: wires, not registers
     "position_bytes",  # of one place's row of s_wgt
     "shadow_free",
     "param_rows",  # bias, multiplier and shift, second multiplier
+    "finds",  # 1 bit: positions are found at run time, in a stage of its own before extraction
 )
 
 FRONT = record(
@@ -112,7 +114,7 @@ ENTRY = record(  # one (tap, place) of a pass: what one segment works on
     "step",  # 7 bits: in which cycle of a pixel its word is read
     "owner",  # 1 bit: no entry before it has the same word
 )
-FETCH = record(  # one row of weights on its way from the memory to the shadow registers
+FETCH = record(  # one row of weights on its way from the loader to extraction
     "row",  # 10 bits; -1 none
     "four",  # 1 bit
     "address",  # 28 bits, bytes; -1: the segment has no entry, its weights are zero
@@ -135,13 +137,14 @@ SEGMENT = record(  # one segment's word on its way from address to extraction
     "read",  # 1 bit: in this step
     "address",  # 24 bits; -1: outside the image or no entry
     "part",  # 3 bits
-    "shift",  # 3 bits
+    "shift",  # 3 bits: s_act, or what the place clips until the position is found
 )
 PIXEL = record(  # control that travels with a wavefront
     "go",  # 1 bit: the pixel is complete
     "swap",  # 2 bits: first step of a pass, 1 in 8-bit form, 2 in 4-bit form
     "four",  # 1 bit
     "unsigned",  # 1 bit
+    "dynamic",  # 1 bit: positions are found from the words
     "row",  # 17 bits: accumulator row, those of the second half behind the first
     "keep",  # 1 bit (-1 or 0): add to what is there
     "last",  # 1 bit: last pixel of the instruction
@@ -249,7 +252,7 @@ REGISTERS = np.dtype(
         ("place", PLACE, (int(RAW["max_groups"]),)),
         ("loader", LOADER),
         ("stream", STREAM),
-        ("pixel", PIXEL, (2,)),  # two sides
+        ("pixel", PIXEL, (PIXEL_RING,)),  # one slot per cycle in flight, by cycle modulo the ring's length
         ("wave", WAVE),
         ("vector", VECTOR),
         ("read", VREAD),
@@ -281,10 +284,10 @@ class Matrix(NamedTuple):
     """Pass lists, weight and activation words on their way to the extraction units."""
 
     entry: Array  # ENTRY (2, segment): the loader's (shadow) list, the stream's (active) list
-    fetch: Array  # FETCH (2, row of a batch): addressed, read
+    fetch: Array  # FETCH (2, row of a batch): addressed, read; where positions are found 3: the loader is as early
     raw: Array  # (row of a batch, 3 x columns): bytes read; behind them s_wgt, 4 bits per column
-    segment: Array  # SEGMENT (2, segment): two sides
-    word: Array  # (segment, 16): bytes read
+    segment: Array  # SEGMENT (PIXEL_RING, segment)
+    word: Array  # (1, segment, 16): bytes read; where positions are found 2: the words for which they were
     unit: Array  # (2, 17, 256): gates of an extraction unit: signed or unsigned, position or EIGHT, byte
 
 

@@ -18,6 +18,7 @@ package npu_pkg;
   localparam int unsigned SETUP_CYCLES = 1;
   localparam int unsigned SHADOW_FREE_CYCLES = 8;
   localparam int unsigned ACT_READ_CYCLES = 2;
+  localparam int unsigned FIND_POSITION_CYCLES = 1;
   localparam int unsigned SEGMENT_CYCLES = 8;
   localparam int unsigned ACC_WRITE_CYCLES = 3;
   localparam int unsigned VECTOR_PIPELINE_CYCLES = 6;
@@ -60,9 +61,10 @@ package npu_pkg;
     logic [15:0] pixel_pitch;  // words from an input pixel to the next
     logic [0:0] unsigned_;  // 1: input bytes are 0..255, else -128..127
     logic [0:0] tap_fastest;  // order of the (tap, group) list: 1 taps run fastest, 0 groups
+    logic [0:0] dynamic;  // 1: each group of a pixel has the position that its values ask for, less what the place clips; needs dynamic_extraction
   } geom_t;
   function automatic geom_t get_geom(input word_t word);
-    get_geom = {word[23:16], word[31:24], word[39:32], word[47:40], word[55:48], word[63:56], word[71:64], word[87:72], word[103:88], word[119:104], word[135:120], word[159:136], word[175:160], word[176:176], word[177:177]};
+    get_geom = {word[23:16], word[31:24], word[39:32], word[47:40], word[55:48], word[63:56], word[71:64], word[87:72], word[103:88], word[119:104], word[135:120], word[159:136], word[175:160], word[176:176], word[177:177], word[178:178]};
   endfunction
 
   // Fill 16 consecutive entries of the group table: which input group stands at a place of the layer's order, and its activation position.
@@ -70,7 +72,7 @@ package npu_pkg;
   typedef struct packed {
     logic [7:0] first;  // place in the order of entry 0; a multiple of 16
     logic [15:0][7:0] group;  // input group (word offset inside the pixel)
-    logic [15:0][2:0] shift;  // s_act of the place
+    logic [15:0][2:0] shift;  // s_act of the place; dynamic: the positions that it clips
   } groups_t;
   function automatic groups_t get_groups(input word_t word);
     get_groups = {word[23:16], word[151:24], word[199:152]};
