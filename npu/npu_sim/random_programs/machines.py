@@ -9,16 +9,22 @@ from npu_isa.machine import MachineConfig
 from npu_sim.random_programs.builder import WORD, aside
 
 # What the RTL is compiled for: all else of a random machine stays random. Sizes that do not divide each other, banks
-# that collide, queues and token FIFOs that fill up.
-RTL_SIZES = (
-    {"array_rows": 2, "array_cols": 2, "weight_rows_per_cycle": 2, "act_banks": 1, "acc_rows": 19, "queue_depth": 2},
-    {"array_rows": 4, "array_cols": 4, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 25, "token_depth": 3},
-    {"array_rows": 8, "array_cols": 8, "weight_rows_per_cycle": 8, "act_banks": 4, "acc_rows": 33, "queue_depth": 3},
-    {"array_rows": 16, "array_cols": 16, "weight_rows_per_cycle": 2, "act_banks": 2, "acc_rows": 32, "token_depth": 4},
-    {"array_rows": 24, "array_cols": 2, "weight_rows_per_cycle": 1, "act_banks": 3, "acc_rows": 30, "queue_depth": 6},
-    {"array_rows": 32, "array_cols": 4, "weight_rows_per_cycle": 4, "act_banks": 4, "acc_rows": 40, "queue_depth": 3},
+# that collide, queues and token FIFOs that fill up, both extractions.
+_KEYS = (
+    *("array_rows", "array_cols", "weight_rows_per_cycle", "dynamic_extraction"),
+    *("act_banks", "acc_rows", "queue_depth", "token_depth"),
 )
-_COMMON = {"queue_depth": 4, "token_depth": 2}
+RTL_SIZES: tuple[dict[str, int], ...] = tuple(
+    dict(zip(_KEYS, sizes, strict=True))
+    for sizes in (
+        (2, 2, 2, True, 1, 19, 2, 2),
+        (4, 4, 1, True, 3, 25, 4, 3),
+        (8, 8, 8, True, 4, 33, 3, 2),
+        (16, 16, 2, False, 2, 32, 4, 4),
+        (24, 2, 1, True, 3, 30, 6, 2),
+        (32, 4, 4, False, 4, 40, 3, 2),
+    )
+)
 
 
 def random_machine(rng: np.random.Generator) -> MachineConfig:
@@ -68,7 +74,6 @@ def with_speeds(machine: MachineConfig, rng: np.random.Generator) -> MachineConf
 
 def with_sizes(machine: MachineConfig, sizes: Mapping[str, int]) -> MachineConfig:
     """Return a machine with the sizes of a compiled RTL."""
-    sizes = _COMMON | dict(sizes)
     banks, cols = sizes["act_banks"], sizes["array_cols"]
     bus = min(machine.dram_bytes_per_cycle, banks * WORD)
     return replace(
@@ -76,7 +81,7 @@ def with_sizes(machine: MachineConfig, sizes: Mapping[str, int]) -> MachineConfi
         array_rows=sizes["array_rows"],
         array_cols=cols,
         weight_rows_per_cycle=sizes["weight_rows_per_cycle"],
-        dynamic_extraction=False,  # the RTL has none
+        dynamic_extraction=bool(sizes["dynamic_extraction"]),
         act_banks=banks,
         acc_rows=sizes["acc_rows"],
         queue_depth=sizes["queue_depth"],

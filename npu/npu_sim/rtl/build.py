@@ -99,6 +99,7 @@ def parameters(machine: MachineConfig) -> dict[str, int]:
         "ARRAY_ROWS": machine.array_rows,
         "COLS": machine.array_cols,
         "WGT_ROWS": machine.weight_rows_per_cycle,
+        "DYNAMIC_EXTRACTION": int(machine.dynamic_extraction),
         "BANKS": machine.act_banks,
         "REGION_WORDS": machine.region_words,
         "ACC_ROWS": machine.acc_rows,

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from npu_isa.check import check_extraction
 from npu_isa.machine import MachineConfig
 from npu_isa.ops import Conv, Engine, Instruction, Op, Source, Vec, resolve
 from numpy.typing import NDArray
@@ -111,8 +112,10 @@ def run(
     Raises:
         RtlError: the tools are missing, or the driver fails.
         UnsupportedError: the RTL cannot have the machine's sizes.
+        ProgramError: the program asks for an extraction that the machine does not have.
     """
     ops = resolve(instructions)
+    check_extraction(ops, machine)
     if simulator is None:
         simulator = build(machine, waves=vcd is not None, folder=folder)
     part = None if only is None else window(ops, machine, timing, only)

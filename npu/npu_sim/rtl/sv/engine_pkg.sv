@@ -45,7 +45,7 @@ package engine_pkg;
     logic [15:0] dx;
     logic [23:0] offset;  // words from the pixel's first word to the tap's group
     logic [2:0]  piece;   // which part of the group's channels
-    logic [2:0]  s_act;
+    logic [2:0]  s_act;   // or, dynamic, what it clips
     logic [6:0]  turn;    // cycle of the pixel in which its bank delivers the word
   } entry_t;
   localparam int unsigned ENTRY_BITS = 1 + 16 + 16 + 24 + 3 + 3 + 7;
@@ -72,6 +72,7 @@ package engine_pkg;
     logic [15:0]        last_row;  // tile_h - 1
     logic [15:0]        last_col;
     logic               is_unsigned;
+    logic               is_dynamic;
     logic               half;
     logic [15:0]        acc_row;
   } tile_t;

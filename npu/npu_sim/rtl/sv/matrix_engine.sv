@@ -5,6 +5,7 @@ module matrix_engine #(
     parameter int unsigned ARRAY_ROWS = 32,
     parameter int unsigned COLS = 32,
     parameter int unsigned WGT_ROWS = 1,
+    parameter int unsigned DYNAMIC_EXTRACTION = 0,  // 1: positions may be found at run time
     parameter int unsigned BANKS = 8,
     parameter int unsigned REGION_WORDS = 16384,
     parameter int unsigned ACC_ROWS = 512,
@@ -74,7 +75,7 @@ module matrix_engine #(
     $error("the rows of a segment must be loaded in whole cycles");
   end
   if (npu_pkg::DISPATCH_CYCLES != 1 || npu_pkg::SETUP_CYCLES != 1 || npu_pkg::ACT_READ_CYCLES != 2
-      || npu_pkg::SEGMENT_CYCLES != npu_pkg::SEGMENT_ROWS || npu_pkg::ACC_WRITE_CYCLES != 3) begin : g_stages
+      || npu_pkg::FIND_POSITION_CYCLES != 1 || npu_pkg::SEGMENT_CYCLES != npu_pkg::SEGMENT_ROWS || npu_pkg::ACC_WRITE_CYCLES != 3) begin : g_stages
     $error("the pipeline stages of the RTL are not those of the timing constants");
   end
 
@@ -227,7 +228,8 @@ module matrix_engine #(
       .ROWS(ROWS),
       .COLS(COLS),
       .WGT_ROWS(WGT_ROWS),
-      .BANKS(BANKS)
+      .BANKS(BANKS),
+      .DYNAMIC(DYNAMIC_EXTRACTION)
   ) u_planner (
       .clk(clk),
       .rst(rst),
@@ -258,7 +260,7 @@ module matrix_engine #(
 
   assign plan_pass = {plan_form4, pass_first && !conv.accumulate, plan_last, plan_last_turn};
 
-  logic active, complete;
+  logic active, complete, is_dynamic;
   logic [SEGMENTS-1:0] arrives, in_image;
   engine_pkg::flags_t flags;
   engine_pkg::acc_t acc;
@@ -278,6 +280,7 @@ module matrix_engine #(
       .active(active),
       .complete(complete),
       .flags(flags),
+      .is_dynamic(is_dynamic),
       .arrives(arrives),
       .in_image(in_image),
       .entries(entries),
@@ -296,13 +299,15 @@ module matrix_engine #(
 
   act_path #(
       .SEGMENTS(SEGMENTS),
-      .ROWS(ROWS)
+      .ROWS(ROWS),
+      .DYNAMIC(DYNAMIC_EXTRACTION)
   ) u_act (
       .clk(clk),
       .rst(rst),
       .active(active),
       .complete(complete),
       .flags(flags),
+      .is_dynamic(is_dynamic),
       .arrives(arrives),
       .in_image(in_image),
       .entries(entries),
@@ -337,7 +342,7 @@ module matrix_engine #(
 
   delay #(
       .WIDTH ($bits(acc)),
-      .CYCLES(1 + npu_pkg::ACT_READ_CYCLES + ROWS + SEGMENTS)
+      .CYCLES(1 + npu_pkg::ACT_READ_CYCLES + DYNAMIC_EXTRACTION * npu_pkg::FIND_POSITION_CYCLES + ROWS + SEGMENTS)
   ) u_acc_delay (
       .clk(clk),
       .rst(rst),

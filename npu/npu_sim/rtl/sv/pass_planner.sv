@@ -5,7 +5,8 @@ module pass_planner #(
     parameter int unsigned ROWS = 8,  // of a segment
     parameter int unsigned COLS = 32,
     parameter int unsigned WGT_ROWS = 1,
-    parameter int unsigned BANKS = 8
+    parameter int unsigned BANKS = 8,
+    parameter int unsigned DYNAMIC = 0  // 1: positions are found, and the swap comes a cycle later
 ) (
     input  logic                                            clk,
     input  logic                                            rst,
@@ -139,11 +140,27 @@ module pass_planner #(
       : (block << 4) + 28'(piece) * (walk_form4 ? 28'(2 * ROWS * COLS) : 28'(ROWS * COLS));
 
   logic load_form4;
+  logic [2:0] load_row;
+  logic [27:0] load_address;
+  logic [23:0] load_positions;
   assign load_form4 = go ? walk_form4 : form4;
-  assign wgt_read = reading;
-  assign wgt_address = base + 28'(row % 11'(ROWS)) * (load_form4 ? 28'(2 * COLS) : 28'(COLS));
-  assign pos_read = append && walk_form4;
-  assign pos_address = conv.weight_addr + 24'(walk_place) * 24'(POSITION_WORDS);
+  assign load_row = 3'(row % 11'(ROWS));
+  assign load_address = base + 28'(load_row) * (load_form4 ? 28'(2 * COLS) : 28'(COLS));
+  assign load_positions = conv.weight_addr + 24'(walk_place) * 24'(POSITION_WORDS);
+
+  // the shadow registers can be written neither sooner after the swap nor later before it
+  logic read_form4;
+  engine_pkg::wload_t read;
+  delay #(
+      .WIDTH (28 + 1 + 24 + 1 + $bits(read)),
+      .CYCLES(DYNAMIC)
+  ) u_late (
+      .clk(clk),
+      .rst(rst),
+      .d  ({load_address, append && walk_form4, load_positions, load_form4, reading, segment, load_row}),
+      .q  ({wgt_address, pos_read, pos_address, read_form4, read})
+  );
+  assign wgt_read = read.valid;
 
   always_ff @(posedge clk) begin
     reading_q <= reading;
@@ -175,8 +192,9 @@ module pass_planner #(
 
   always_ff @(posedge clk) begin
     arrives_first <= pos_read;
-    arrives_form4 <= load_form4;
-    arrives <= {reading && !rst, segment, 3'(row % 11'(ROWS))};
+    arrives_form4 <= read_form4;
+    arrives <= read;
+    arrives.valid <= read.valid && !rst;
     bytes <= wgt_data;
     there_form4 <= arrives_form4;
     there <= arrives;

@@ -17,6 +17,7 @@ module pixel_stream #(
     output logic                                            active,
     output logic                                            complete,  // all words of the pixel are read
     output engine_pkg::flags_t                              flags,
+    output logic                                            is_dynamic,
     output logic [SEGMENTS-1:0]                             arrives,   // this entry's word is read now
     output logic [SEGMENTS-1:0]                             in_image,  // the tap lies in the image
     output logic [SEGMENTS-1:0][engine_pkg::ENTRY_BITS-1:0] entries,
@@ -97,6 +98,7 @@ module pixel_stream #(
   end
 
   assign flags = {start, pass.form4, tile.is_unsigned};
+  assign is_dynamic = tile.is_dynamic;
   assign acc = {
     active && complete, tile.half, place.acc_row, pass.overwrite, pass.last_pass && tile_end
   };

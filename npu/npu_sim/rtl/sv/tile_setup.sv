@@ -20,6 +20,7 @@ module tile_setup (
     tile.last_row = conv.tile_h - 1'b1;
     tile.last_col = conv.tile_w - 1'b1;
     tile.is_unsigned = geom.unsigned_;
+    tile.is_dynamic = geom.dynamic;
     tile.half = conv.acc_half;
     tile.acc_row = conv.acc_row;
   end
