@@ -154,7 +154,7 @@ def load_rows(t: int, r: Any, mx: Matrix) -> None:
 def next_entry(k: int, r: Any, mx: Matrix) -> None:
     """Put the entry pointed to into the shadow list for segment k, if the pass may hold it, and point to the next."""
     ld, entry = r["loader"], mx.entry[SHADOW_LIST, k]
-    entry["valid"] = entry["owner"] = 0
+    entry["valid"] = entry["owner"] = entry["part"] = 0  # a half of 8-bit form lies outside the word in 4-bit form
     if ld["finished"] or ld["four"] != ld["pass_four"]:
         return
     g, place = r["word"][GEOM_WORD], r["place"][r["word"][CONV_WORD]["group_first"] + ld["place"]]
