@@ -141,3 +141,34 @@ class Bench:
         )
         made.check()
         return made
+
+
+MAGNITUDES = (7, 8, 15, 16, 31, 32, 63, 64, 127)
+
+
+def positions_bench(machine: MachineConfig, unsigned: int) -> tuple[RandomProgram, np.ndarray]:
+    """Return a program whose positions depend on single bytes, and its image, uint8 (1, bytes).
+
+    16 pixels of 10 groups that clip 0..4 positions; in each word of pixel p byte p is large, the others are small.
+    """
+    rng, pixels, groups, columns = np.random.default_rng(unsigned), 16, 10, machine.array_cols
+    b = Bench(machine, legal={0: (0, groups // 2, groups)})
+    size = {"in_w": pixels, "row_pitch": 0, "pixel_pitch": groups}
+    b.put("geom", register=0, unsigned=unsigned, tap_fastest=0, dynamic=1, **(ONE_TAP | NO_PAD | size))
+    spare = (0,) * (16 - groups)
+    b.put("groups", first=0, group=(*range(groups), *spare), shift=(*(g % 5 for g in range(groups)), *spare))
+    weight = rng.integers(-8, 9, (groups, 1, WORD, columns))
+    zero = dict.fromkeys(("act_base", "act_row0", "out_y", "out_x", "acc_half", "acc_row", "accumulate"), 0)
+    tile = {"tile_h": 1, "tile_w": pixels, "group_first": 0, "group_count": groups}
+    b.put("conv", **zero, **tile, weight_addr=b.weights(rng.integers(0, 2, (groups, columns)), weight))
+    words = 2 * max(1, columns // WORD)
+    b.vgeom(**(WIDE | {"out_pixel_pitch": words}))
+    b.vec(out_base=pixels * groups, param_addr=b.params(0, 1, 1, 0), tile_w=pixels)
+    p = b.program()
+    values = rng.integers(0, 8, (pixels, groups, WORD))
+    large = rng.choice((*MAGNITUDES, 128, 255) if unsigned else MAGNITUDES, (pixels, groups))
+    large = np.where(rng.random(large.shape) < 0.5 * (1 - unsigned), rng.choice((-large, ~large)), large)
+    values[np.arange(pixels), :, np.arange(pixels)] = large
+    image = np.zeros((1, p.input_range[1] - p.input_range[0]), np.uint8)
+    image[0, : values.size] = values.astype(np.uint8).reshape(-1)
+    return p, image

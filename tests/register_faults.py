@@ -11,9 +11,13 @@ import npu_sim.register
 import numpy as np
 from npu_runtime.models import Model, Observation, Workload, register_observation
 
-from tests.register_models import Made, crowded_conv, two_tokens
+from tests.register_models import Made, crowded_conv, positions, two_tokens
 
-DIRECTED: dict[str, Callable[[], Made]] = {"crowded conv": crowded_conv, "two tokens": two_tokens}
+DIRECTED: dict[str, Callable[[], Made]] = {
+    "crowded conv": crowded_conv,
+    "positions": lambda: positions(8, 0),
+    "two tokens": two_tokens,
+}
 SOURCE = Path(npu_sim.register.__file__).parent
 MOST_CYCLES = 4000
 PLAIN = "def kernel(function):\n    return function\n\n\ninlined = cached = kernel\n"

@@ -10,6 +10,7 @@ from npu_runtime.models import MODELS, Model, Observation, Workload
 from npu_runtime.verify import VerifyReport
 from npu_runtime.verify_random import verify_case
 
+from tests.bench_programs import positions_bench, small_machine
 from tests.naive_machine import NaiveMachine
 
 
@@ -49,12 +50,13 @@ def compare_case(seed: int, layers: int = 2) -> VerifyReport:
 Made = tuple[Workload, list[tuple[int, ...]], np.ndarray]
 
 
-def crowded_conv(batch: int = 32, pixels: int = 2) -> Made:
+def crowded_conv(batch: int = 32, pixels: int = 2, dynamic: bool = False) -> Made:
     """Return a conv of four taps and two places whose words all lie in one bank: four cycles per pixel in 4-bit form.
 
-    `batch` rows of weights are written in one cycle.
+    `batch` rows of weights are written in one cycle; with `dynamic` positions are found.
     """
-    machine = replace(load_machine("npu16"), array_rows=32, weight_rows_per_cycle=batch, acc_rows=16).check()
+    sizes = {"array_rows": 32, "weight_rows_per_cycle": batch, "acc_rows": 16, "dynamic_extraction": dynamic}
+    machine = replace(load_machine("npu16"), **sizes).check()
     rng = np.random.default_rng(pixels)
     positions = rng.integers(0, 5, (2, 32), np.uint8)
     weights = rng.integers(0, 256, 2 * 4 * 16 * 16, np.uint8)
@@ -63,13 +65,19 @@ def crowded_conv(batch: int = 32, pixels: int = 2) -> Made:
     code = (
         instruction("load", memory=Memory.WEIGHT, run=block.size),
         instruction("load", push=1 << Engine.MATRIX, dram_addr=4096, run=16 * 4 * (pixels + 3)),
-        instruction("geom", kernel_w=4, in_w=pixels + 3, pixel_pitch=4, tap_fastest=1),
+        instruction("geom", kernel_w=4, in_w=pixels + 3, pixel_pitch=4, tap_fastest=1, dynamic=int(dynamic)),
         instruction("groups", group=(0, 1, *[0] * 14), shift=(1, 2, *[0] * 14)),
         instruction("conv", pop=1 << Engine.LOAD, tile_w=pixels, group_count=2),
         instruction("halt"),
     )
     image = rng.integers(0, 256, (1, 1024), np.uint8)
     return Workload(machine, code, constants, 1 << 14, 4096, (4096, 4096)), [(2,)], image
+
+
+def positions(rows: int, unsigned: int) -> Made:
+    """Return the program whose positions depend on single bytes, on an array of `rows` rows and 4 columns."""
+    p, image = positions_bench(small_machine(4, array_rows=rows, dynamic_extraction=True), unsigned)
+    return workload(p), [(b,) for b in p.legal[0]], image
 
 
 def two_tokens() -> Made:

@@ -34,7 +34,7 @@ def random_case(seed: int, sizes: dict[str, int]) -> tuple[RandomProgram, tuple[
     """Return a random program on a machine of the given sizes, boundaries and an image."""
     rng = np.random.default_rng(seed)
     program = random_program(rng, with_sizes(random_machine(rng), sizes))
-    image = rng.integers(0, 256, program.input_range[1] - program.input_range[0], dtype=np.uint8)
+    image = program.images(rng, 1)[0]
     if rng.random() < 0.3:
         image = rng.choice(np.array([0, 127, 128, 255], np.uint8), image.size)
     return program, program.boundaries(rng), image

@@ -88,8 +88,7 @@ def assert_same_values(p: RandomProgram, boundaries: tuple[int, ...], images: np
 
 def random_images(rng: np.random.Generator, p: RandomProgram, count: int) -> np.ndarray:
     """Return different images: uint8 (count, input bytes); the second holds extremes only."""
-    size = p.input_range[1] - p.input_range[0]
-    images = rng.integers(0, 256, (count, size), dtype=np.uint8)
+    images = p.images(rng, count)
     if count > 1:
-        images[1] = rng.choice(np.array([0, 127, 128, 255], np.uint8), size)
+        images[1] = rng.choice(np.array([0, 127, 128, 255], np.uint8), images.shape[1])
     return images

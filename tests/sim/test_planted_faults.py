@@ -20,9 +20,11 @@ from npu_sim.fast import timing as fast
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program
 
+from tests import naive_machine
+from tests.bench_programs import positions_bench, small_machine
 from tests.naive_timing import Twin
 from tests.timing_models import Case, difference, random_case
-from tests.value_models import naive, random_images, simulated
+from tests.value_models import assert_same_values, naive, random_images, simulated
 
 SEEDS = range(60)
 
@@ -52,7 +54,7 @@ def test_nothing_planted_nothing_shown():
 
 CONSTANTS = (
     *("dispatch_cycles", "setup_cycles", "shadow_free_cycles", "act_read_cycles", "acc_write_cycles"),
-    *("vector_pipeline_cycles", "param_rows"),
+    *("find_position_cycles", "vector_pipeline_cycles", "param_rows"),
 )
 
 
@@ -127,8 +129,15 @@ def with_machine(**more: int) -> Callable[[Case], Case]:
     )
 
 
+def without_dynamic_extraction(case: Case) -> Case:
+    """Let the simulator have a machine that finds no positions."""
+    ops = (replace(op, geom=replace(op.geom, dynamic=0)) if isinstance(op, Conv) else op for op in case.ops)
+    return replace(case, ops=tuple(ops), machine=replace(case.machine, dynamic_extraction=False))
+
+
 CHANGES = {
     "a dropped token": without_a_token,
+    "no register for positions": without_dynamic_extraction,
     "a deeper queue": with_machine(queue_depth=1),
     "deeper token FIFOs": with_machine(token_depth=1),
     "a longer DRAM latency": with_machine(dram_latency_cycles=1),
@@ -216,6 +225,8 @@ FAULTS = {
     "conv out_x": plus("out_x", Conv, more),
     "conv boundary": plus("group_first", Conv, more),
     "conv s_act": plus("shifts", Conv, lambda s: tuple((v + 1) % 5 for v in s)),
+    "conv clips": plus("shifts", Conv, lambda s: (0,) * len(s), dynamic=1),
+    "conv dynamic": plus("dynamic", Conv, lambda v: 0),
     "conv accumulate": plus("accumulate", Conv, lambda v: 0),
     "conv group order": plus("groups", Conv, lambda g: g[::-1]),
     "vec src_unsigned": flip("src_unsigned", Vec),
@@ -258,3 +269,25 @@ def test_a_misread_operand(fault):
         if ops != p.ops and simulated(p, boundaries, images, ops).dram.tobytes() != want.dram.tobytes():
             return
     pytest.fail("no program shows it")
+
+
+POSITIONS = {
+    "one value fewer": lambda right, values, clip, unsigned: right(values[:-1], clip, unsigned),
+    "nothing clipped": lambda right, values, clip, unsigned: right(values, 0, unsigned),
+    "-x for the magnitude of x": lambda right, values, clip, unsigned: right(
+        [min(abs(v), 127 + 128 * unsigned) for v in values], clip, unsigned
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", POSITIONS)
+def test_a_wrong_position(monkeypatch, fault):
+    """Planted in the naive machine."""
+    right, shown = naive_machine.position, False
+    for unsigned in (0, 1):
+        p, image = positions_bench(small_machine(2, dynamic_extraction=True), unsigned)
+        want = assert_same_values(p, (10,), image)
+        with monkeypatch.context() as planted:
+            planted.setattr(naive_machine, "position", lambda *given: POSITIONS[fault](right, *given))
+            shown |= naive(p, (10,), image).dram.tobytes() != want.dram.tobytes()
+    assert shown

@@ -29,6 +29,7 @@ from tests.register_models import (
     compare_case,
     crowded_conv,
     instruction,
+    positions,
     two_tokens,
 )
 from tests.timing_models import causes_of
@@ -104,15 +105,23 @@ def test_of_tokens_that_come_together_the_first_engine_names_the_wait():
 
 @pytest.mark.parametrize("pixels", [1, 2, 9])
 @pytest.mark.parametrize("batch", [1, 8, 32])
-def test_shadow_weights_are_taken_before_the_next_ones_come(batch, pixels):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_shadow_weights_are_taken_before_the_next_ones_come(batch, pixels, dynamic):
     """Four cycles per pixel, up to 32 rows written at once: the swap may not wait for the first pixel."""
-    work, _, image = crowded_conv(batch, pixels)
+    work, _, image = crowded_conv(batch, pixels, dynamic)
     for boundary in range(3):
         agree(verify(work, [(boundary,)], ALL, image))
     found = run(work.instructions, work.machine, work.constants, (2,), work.dram_bytes, image[0], work.input_address)
     row = dict(zip(CAUSES, found.causes[ENGINES.index("matrix")].tolist(), strict=True))
     assert (row["stream"], row["bank"]) == (2 * pixels, 2 * 3 * pixels)
     assert found.memories["acc"].any()
+
+
+@pytest.mark.parametrize("unsigned", [0, 1])
+@pytest.mark.parametrize("rows", [2, 4, 8, 24])
+def test_positions_that_depend_on_single_bytes(rows, unsigned):
+    work, vectors, image = positions(rows, unsigned)
+    agree(verify(work, vectors, ALL, image))
 
 
 @pytest.mark.slow

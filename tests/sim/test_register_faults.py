@@ -21,7 +21,7 @@ OTHERS = {"fast": MODELS["fast"], "naive": ALL["naive"]}
 
 
 def shown(model: Model, by: int | str) -> Difference | str | None:
-    """Return how a program shows a fault: the difference, or the error with which it does not end."""
+    """Return how a program shows a fault: the difference, or the error with which it ends or does not."""
     try:
         if isinstance(by, str):
             work, vectors, image = DIRECTED[by]()
@@ -31,7 +31,7 @@ def shown(model: Model, by: int | str) -> Difference | str | None:
         if found is None:
             timed = workload(scrambled(p, np.random.default_rng(by)), computes=False)
             found = verify(timed, vectors[:1], {"fast": MODELS["fast"], "machine": model}, image).difference
-    except ProgramError as error:
+    except (ProgramError, IndexError) as error:
         return str(error)
     return found
 
@@ -81,6 +81,16 @@ FAULTS = {
         "array", "weight[1, x] = bits >> 4", "weight[1, x] = bits >> 4 & 15", 209
     ),
     "a segment's skew is forgotten": Fault("array", "c = reached - i - k", "c = reached - i", 7),
+    "an empty entry keeps its part": Fault("matrix", 'entry["owner"] = entry["part"] = 0', 'entry["owner"] = 0', 156),
+    "a position is that of one byte fewer": Fault(
+        "array", "magnitudes |= ", "magnitudes |= 0 if b == 0 else ", "positions"
+    ),
+    "a magnitude is -x": Fault("array", "255 - word[b] if", "256 - int(word[b]) if", "positions"),
+    "nothing is clipped": Fault("array", ' - segments[k]["shift"], 0)', ", 0)", "positions"),
+    "static positions are found too": Fault("array", 'if pixel["dynamic"]:', "if True:", 186),
+    "positions take no time": Fault("array", 'finds = r["sizes"]["finds"]\n', "finds = 0\n", 112),
+    "the swap does not wait for positions": Fault("array", '(t - 1 - r["sizes"]["finds"])', "(t - 1)", 23),
+    "the weights do not wait for positions": Fault("matrix", "mx.fetch[read - 1, w]", "mx.fetch[0, w]", 162),
     "a token is dropped": Fault(
         "front",
         'r["tokens"][e, taker] += push >> taker & 1',

@@ -3,19 +3,23 @@
 The sources are copied with every fault in them, each switched on by an argument of the compiled simulator.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
+from npu_isa.ops import Conv
 from npu_sim.fast.timing import simulate
-from npu_sim.random_programs.machines import RTL_SIZES
+from npu_sim.random_programs.machines import RTL_SIZES, with_sizes
+from npu_sim.random_programs.programs import RandomProgram
 from npu_sim.rtl.build import build, sources
 from npu_sim.rtl.compare import Agreement, compare
 from npu_sim.rtl.run import run
 
+from tests.bench_programs import positions_bench, small_machine
 from tests.rtl_models import missing_tools, naive_memories, random_case, token_case
 
 ARRAY = RTL_SIZES[4]  # three segments, three banks
-PROGRAMS = 18
+PROGRAMS = 20  # the last two are about positions
 
 FAULTS = {  # file, expression, wrong expression
     "shadow weights are overwritten a cycle too early": (
@@ -25,6 +29,16 @@ FAULTS = {  # file, expression, wrong expression
     "s_wgt is not shifted": ("segment", "4'(tag_i.s_act) + 4'(s_wgt)", "4'(tag_i.s_act)"),
     "unsigned activations are signed": ("multiplier", "act[7] & ~is_unsigned", "act[7]"),
     "shadow weights are used before the swap": ("pe", "lane_i.flags.swap ? shadow : active", "shadow"),
+    "a position is that of one byte fewer": (
+        "act_position",
+        "magnitudes | (group[c] ^ {8{group[c][7] & ~is_unsigned}})",
+        "c == 15 ? magnitudes : magnitudes | (group[c] ^ {8{group[c][7] & ~is_unsigned}})",
+    ),
+    "nothing is clipped": ("act_position", "asked > clip ? asked - clip : '0", "asked"),
+    "positions of signed values are those of unsigned ones": (
+        *("act_position", "is_unsigned ? magnitudes[7:4] : magnitudes[6:3]", "magnitudes[7:4]"),
+    ),
+    "static positions are found too": ("act_path", "is_dynamic_qq ? asked : s_act_qq", "asked"),
     "a token given while one is taken is lost": ("token_inbox", "17'(given[e])", "take ? 17'd0 : 17'(given[e])"),
     "the end comes a cycle too early": ("matrix_engine", "trace_last[COLS-1]", "trace_last[COLS-2]"),
     "a word that is read twice takes two turns": ("pass_planner", "!again[j]", "1'b1"),
@@ -61,8 +75,11 @@ def folder(tmp_path_factory):
 @cache
 def expected(seed):
     """A program, its times, its memories."""
-    make = token_case if seed % 3 == 2 else random_case
-    p, boundaries, image = make(seed, ARRAY)
+    if seed >= PROGRAMS - 2:
+        p, images = positions_bench(with_sizes(small_machine(), ARRAY), seed % 2)
+        boundaries, image = p.legal[0][-1:], images[0]
+    else:
+        p, boundaries, image = (token_case if seed % 3 == 2 else random_case)(seed, ARRAY)
     return p, boundaries, simulate(p.ops, p.machine, boundaries), *naive_memories(p, boundaries, image)
 
 
@@ -77,6 +94,10 @@ def run_with(folder, seed: int, argument: str) -> Agreement:
     return compare(rtl, p.ops, p.machine, timing, sums, boundaries)
 
 
+def extractions(p: RandomProgram) -> set[int]:
+    return {op.geom.dynamic for op in p.ops if isinstance(op, Conv)}
+
+
 def test_no_fault(folder):
     """Switched off, none of the planted text changes anything."""
     assert [run_with(folder, seed, "").difference for seed in range(PROGRAMS)] == [None] * PROGRAMS
@@ -87,3 +108,14 @@ def test_fault(folder, name):
     argument = f"+fault{[*FAULTS].index(name):02}"
     found = next((s for s in range(PROGRAMS) if run_with(folder, s, argument).difference), None)
     assert found is not None
+
+
+def test_an_engine_without_the_register_for_positions():
+    """Programs of static convs, on the RTL of a machine that does not have it."""
+    seeds = [s for s in range(PROGRAMS) if s % 3 < 2 and extractions(expected(s)[0]) == {0}]
+    assert seeds
+    for seed in seeds:
+        p, boundaries, timing, writes, sums = expected(seed)
+        simulator = build(replace(p.machine, dynamic_extraction=False))
+        rtl = run(p.instructions, p.machine, timing, writes, boundaries, simulator=simulator)
+        assert compare(rtl, p.ops, p.machine, timing, sums, boundaries).difference is not None

@@ -13,7 +13,7 @@ from npu_isa.machine import MachineConfig
 from npu_isa.ops import Instruction, Op, Vec, resolve
 from numpy.typing import NDArray
 
-from npu_sim.random_programs.builder import CONSTANTS_BYTES, INPUT, INPUT_BYTES, OUTPUT, Builder
+from npu_sim.random_programs.builder import CONSTANTS_BYTES, INPUT, INPUT_BYTES, OUTPUT, WORD, Builder
 from npu_sim.random_programs.tokens import random_tokens, with_tokens
 
 
@@ -56,6 +56,19 @@ class RandomProgram:
     def boundaries(self, rng: np.random.Generator) -> tuple[int, ...]:
         """Return a legal boundary for each register."""
         return tuple(int(rng.choice(self.legal[r])) for r in range(self.registers))
+
+    def images(self, rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
+        """Return images, (count, input bytes): words of noise, of few large values, of negative powers of two.
+
+        Of 16 bytes of plain noise nearly always several have the highest bit: positions would not depend on any one.
+        """
+        size = self.input_range[1] - self.input_range[0]
+        noise = rng.integers(0, 256, (count, size), dtype=np.uint8)
+        other = rng.spawn(1)[0]
+        shift = np.where(other.random(noise.shape) < 1 / 8, other.integers(0, 7, noise.shape), 7).astype(np.int8)
+        signed, powers = noise.view(np.int8) >> shift, np.int8(-128) >> shift
+        kind = np.repeat(other.integers(0, 4, (count, -(-size // WORD))), WORD, axis=1)[:, :size]
+        return np.choose(kind, (noise, noise >> shift.view(np.uint8), signed.view(np.uint8), powers.view(np.uint8)))
 
 
 def random_program(rng: np.random.Generator, machine: MachineConfig, layers: int = 3) -> RandomProgram:
