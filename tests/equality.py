@@ -11,8 +11,9 @@ from npu_isa.binary import Binary
 from npu_isa.machine import MachineConfig, load_machine
 from npu_runtime.comparing import compare as compare_layers
 from npu_runtime.session import Session
+from npu_sim.random_programs.builder import aside
 
-from tests.qgraphs import random_images, random_qgraph
+from tests.qgraphs import random_images, random_qgraph, with_dynamic_positions
 
 
 def random_machine(rng: np.random.Generator) -> MachineConfig:
@@ -86,6 +87,8 @@ def random_case(seed: int) -> tuple[list[Comparison], list[int], str]:
     if rng.random() < 0.7:
         graph = order_groups(graph)
     machine = random_machine(rng)
+    if aside(rng) < 0.4:
+        graph, machine = with_dynamic_positions(graph), replace(machine, dynamic_extraction=True)
     binary = compile_quantized(graph, machine)
     session = Session(binary)
     images = random_images(rng, graph, 2)

@@ -1,6 +1,7 @@
 """Random small quantized graphs that use every kind of node, and images for them."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,19 @@ def random_qgraph(rng: np.random.Generator, *, steps: int | None = None) -> Quan
         )  # fmt: skip
         step()
     return build.finish()
+
+
+def with_dynamic_positions(graph: QuantizedGraph, clips: tuple[int, ...] = (0, 1, 2, 3, 4)) -> QuantizedGraph:
+    """Return the network with positions of activations found at run time; places clip as `clips` has it, in turn."""
+
+    def dynamic(node: QNode) -> QNode:
+        if not isinstance(node, QConv) or node.lowering is None:
+            return node
+        count = len(node.lowering.order)
+        shifts = tuple(clips[place % len(clips)] for place in range(count))
+        return replace(node, lowering=replace(node.lowering, extract="dynamic", act_shift=shifts))
+
+    return replace(graph, nodes=tuple(map(dynamic, graph.nodes)))
 
 
 def dense_map(channels: int) -> tuple[int, ...]:

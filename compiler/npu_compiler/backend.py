@@ -32,7 +32,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
 
     Raises:
         CompileError: the network does not fit the machine; the message names the node and the limit.
-        UnsupportedError: the network asks for dynamic extraction.
+        UnsupportedError: the network asks for dynamic extraction, the machine has none.
     """
     machine.check()
     if len(graph.lowerable) > NO_DIAL:
@@ -42,11 +42,11 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
             "keep some layers in 8 bits",
         )
     for node in graph.lowerable:
-        if node.lowering is not None and node.lowering.extract != "static":
+        if node.lowering is not None and node.lowering.extract == "dynamic" and not machine.dynamic_extraction:
             raise UnsupportedError(
-                "dynamic extraction: the machine takes static positions",
+                f"dynamic extraction: the machine {machine.name} has none",
                 f"node {node.name}",
-                "quantize with --extract static",
+                "set dynamic_extraction = true in the machine, or quantize with --extract static",
             )
     plan = make_plan(graph, machine)
     observe("schedule", plan.dump)

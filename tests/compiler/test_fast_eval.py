@@ -8,7 +8,7 @@ from npu_compiler import fast_eval, golden
 from npu_compiler.fast_eval import Evaluator, Mode, lowered_bytes, mode_at
 from npu_isa.errors import DataError
 
-from tests.qgraphs import random_images, random_qgraph
+from tests.qgraphs import random_images, random_qgraph, with_dynamic_positions
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -136,9 +136,7 @@ def test_wrong_arguments():
 @pytest.mark.parametrize("seed", range(6))
 def test_dynamic_extraction_is_that_of_the_golden_model(seed):
     rng = np.random.default_rng(300 + seed)
-    graph = random_qgraph(rng)
-    nodes = {n.name: replace(n, lowering=replace(n.lowering, extract="dynamic")) for n in graph.lowerable}
-    graph = replace(graph, nodes=tuple(nodes.get(n.name, n) for n in graph.nodes))
+    graph = with_dynamic_positions(random_qgraph(rng))
     images = random_images(rng, graph, 2)
     for share in (0.5, 1):
         boundaries = [round(share * graph.tensors[n.src].groups) for n in graph.lowerable]

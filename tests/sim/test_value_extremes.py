@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from npu_isa.ops import Memory
+from npu_sim.random_programs.builder import aside
 
 from tests.bench_programs import BYTES, NO_PAD, ONE_TAP, WIDE, WORD, Bench, small_machine
 from tests.bench_windows import ACT_WORDS, OUT, Window, one_of, random_window
@@ -60,14 +61,15 @@ def zero_columns(rng: np.random.Generator, weight: np.ndarray) -> None:
 
 def conv_bench(rng: np.random.Generator, columns: int) -> Bench:
     """Return a bench with a conv of random extremes on used accumulators, perhaps followed by one that adds to it."""
-    b = Bench(small_machine(columns, ACT_WORDS))
+    b = Bench(small_machine(columns, ACT_WORDS, dynamic_extraction=True))
     words = one_of(rng, 1, 3, 256)
     w = random_window(rng, words, 300, 1 << 15, 65535, 255)
     count = one_of(rng, *[n for n in (1, 2, 17, 256) if n * w.taps <= 400])
     group, shift = rng.integers(0, words, count), rng.integers(0, 5, count)
     group[0] = words - 1
     b.legal[0] = tuple(sorted({0, int(rng.integers(count + 1)), count}))
-    b.put("geom", register=0, unsigned=int(rng.integers(2)), tap_fastest=int(rng.integers(2)), dynamic=0, **w.geometry)
+    flags = {"unsigned": int(rng.integers(2)), "tap_fastest": int(rng.integers(2)), "dynamic": int(aside(rng) < 0.5)}
+    b.put("geom", register=0, **flags, **w.geometry)
     put_groups(b, group, shift)
     span = one_of(rng, 1, 3, 128)
     weight = rng.integers(-span, span, (count, w.taps, WORD, columns))
