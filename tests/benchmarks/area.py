@@ -18,6 +18,7 @@ from npu_isa.machine import load_machine
 from npu_sim.rtl.build import parameters, sources
 
 FOLDER = Path(".cache/area")
+PATHS = ("activation path of a segment", "the same with dynamic extraction")
 PLAIN_PE = Path(__file__).parent / "plain_pe.sv"
 
 
@@ -81,6 +82,9 @@ def blocks(every: bool) -> dict[str, Block]:
         "PE, dual precision": Block("pe", machine.array_rows * cols),
         "segment: 8 PEs and their join": Block("segment", segments * cols, {"WGT_ROWS": p["WGT_ROWS"]}),
         "activation extraction, 16 channels": Block("act_extract", segments),
+        "dynamic extraction: position of 16 channels": Block("act_position", 0),
+        PATHS[0]: Block("act_path", 0, {"SEGMENTS": 1}),
+        PATHS[1]: Block("act_path", 0, {"SEGMENTS": 1, "DYNAMIC": 1}),
         "weight extraction, one column": Block("weight_extract", cols, {"WGT_ROWS": p["WGT_ROWS"]}),
         "accumulator column, without memory": Block("acc_column", cols, {"ACC_ROWS": p["ACC_ROWS"]}),
     }
@@ -89,7 +93,8 @@ def blocks(every: bool) -> dict[str, Block]:
         found |= {
             "pass planner": Block("pass_planner", 1, planner),
             "pixel stream": Block("pixel_stream", 1, {"SEGMENTS": segments}),
-            "activation path": Block("act_path", 1, {"SEGMENTS": segments}),
+            "activation path, all segments": Block("act_path", 1, {"SEGMENTS": segments}),
+            "pass planner with dynamic extraction": Block("pass_planner", 0, {**planner, "DYNAMIC": 1}),
             "control": Block("matrix_control", 1),
             "tile setup": Block("tile_setup", 1),
             "region mask": Block("region_mask", 1, {"REGION_WORDS": p["REGION_WORDS"]}),
@@ -116,6 +121,8 @@ def main() -> int:
     join = segment - 8 * dual
     print(f"dual-precision PE against int8 PE: {100 * (dual / plain - 1):+.1f} %")
     print(f"join: {join} transistors per 8 PEs, {100 * join / (8 * dual):.1f} % of them")
+    one, other = (areas[name].transistors for name in PATHS)
+    print(f"dynamic extraction: {other - one} transistors per segment, {100 * (other / one - 1):+.1f} % of its path")
     return 0
 
 
