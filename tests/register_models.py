@@ -8,7 +8,7 @@ from npu_isa.ops import Engine, Instruction, Memory
 from npu_isa.tables import BY_NAME
 from npu_runtime.models import MODELS, Model, Observation, Workload
 from npu_runtime.verify import VerifyReport
-from npu_runtime.verify_random import verify_case
+from npu_runtime.verify_random import verify_case, workload
 
 from tests.bench_programs import positions_bench, small_machine
 from tests.naive_machine import NaiveMachine

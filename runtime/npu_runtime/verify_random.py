@@ -41,7 +41,7 @@ def random_case(seed: int, machine: MachineConfig | None = None, layers: int = L
         p = replace(p, machine=with_speeds(p.machine, rng))
     most = tuple(p.legal[r][-1] for r in range(p.registers))
     vectors = list(dict.fromkeys([most, p.boundaries(rng)]))
-    return p, vectors, rng.integers(0, 256, (1, p.input_range[1] - p.input_range[0]), np.uint8)
+    return p, vectors, p.images(rng, 1)
 
 
 def workload(p: RandomProgram, *, computes: bool = True) -> Workload:
