@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from npu_compiler import golden
+from npu_compiler.lowering import lower_graph
 from npu_compiler.onnx_reader import read_onnx
 from npu_compiler.passes import optimize
 from npu_compiler.positions import positions, value_counts
@@ -148,3 +149,20 @@ def test_positions_of_a_layer_alone(case):
     again = positions(layer.node, layer.src, counts[layer.src.name], LAYER)
     assert np.array_equal(again.act_shift, layer.positions.act_shift)
     assert np.array_equal(again.wgt_shift, layer.positions.wgt_shift)
+
+
+def test_scores_of_a_layer_sum_to_what_it_costs_the_output(wide_graph):
+    """Measured with the golden model: that layer alone in 4 bits, with its own bias row."""
+    found = study(wide_graph, images(12), PIXELS, LAYER)
+    units = found.with_sensitivity(found.units())
+    graph = lower_graph(found)
+    groups = [graph.tensors[n.src].groups for n in graph.lowerable]
+    nothing = golden.run(graph, found.image_bytes, [0] * len(groups))[graph.output].astype(np.float64)
+    for number, node in enumerate(graph.lowerable):
+        alone = [g if i == number else 0 for i, g in enumerate(groups)]
+        moved = golden.run(graph, found.image_bytes, alone)[graph.output]
+        mine = units.score[units.layer == number]
+        assert mine.sum() == pytest.approx(((moved - nothing) ** 2).mean()), node.name
+        assert np.allclose(
+            mine / mine.sum(), found.layers[number].positions.error / sum(found.layers[number].positions.error)
+        )
