@@ -112,4 +112,6 @@ def _provenance(graph: QuantizedGraph) -> dict[str, str]:
 
     from npu_compiler.npuq import to_bytes
 
-    return {"model": graph.name, "quantized_sha256": hashlib.sha256(to_bytes(graph)).hexdigest()}
+    kinds = {n.lowering.extract for n in graph.lowerable if n.lowering is not None}
+    extract = ", ".join(sorted(kinds)) or "none"
+    return {"model": graph.name, "extract": extract, "quantized_sha256": hashlib.sha256(to_bytes(graph)).hexdigest()}

@@ -101,6 +101,12 @@ def _positive(text: str) -> int:
 _positive.__name__ = "positive number"
 
 
+def _svg(text: str) -> str:
+    if not text.endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"{text}: plots are SVG, name it .svg")
+    return text
+
+
 def _add_output(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help=f"write {what} to a file instead of the terminal")
 
@@ -180,7 +186,7 @@ def _add_ablate(sub: Subparsers) -> None:
     parser.add_argument("--data", metavar="DATA", required=True, help="images with labels, not those of --calibration")
     parser.add_argument("--limit", type=_positive, metavar="N", help="take the first N images of --data only")
     parser.add_argument("--ratio", type=_ratios, default=(75.0,), metavar="P", help="of the ladder (75)")
-    parser.add_argument("--plot", metavar="FILE.svg", help="also draw it")
+    parser.add_argument("--plot", type=_svg, metavar="FILE.svg", help="also draw it")
     _add_format(parser)
     parser.set_defaults(function=commands.ablate_command, parser=parser)
 
