@@ -27,6 +27,7 @@ from npu_compiler.fast_eval import Evaluator, Mode, lowered_bytes
 from npu_compiler.positions import correction
 from npu_compiler.qgraph import GROUP, U8, QConv, QuantizedGraph
 from npu_compiler.select import LayerStudy, Order, Study
+from npu_compiler.threads import threads
 
 SWEEPS = 4  # over a group's weights, at most; most settle in two
 WINDOWS = (4096, 16384)  # least and most windows that the moments are taken from
@@ -47,12 +48,14 @@ class _Moments:
 
 def learn_rounding(study: Study, orders: Mapping[str, Order]) -> tuple[LayerStudy, ...]:
     """Return the layers of a study with the weights chosen for their order of groups."""
-    free = [layer for layer in study.layers if layer.node.name not in study.fixed_weights]
-    windows = _windows(study, [layer.node for layer in free])
-    return tuple(
-        _learned(study, layer, orders[layer.node.name], windows[layer.node.name]) if layer in free else layer
-        for layer in study.layers
-    )
+    windows = _windows(study, [x.node for x in study.layers if x.node.name not in study.fixed_weights])
+
+    def learned(layer: LayerStudy) -> LayerStudy:
+        name = layer.node.name
+        return _learned(study, layer, orders[name], windows[name]) if name in windows else layer
+
+    with threads() as pool:  # a layer's sums run on one thread: they round alike on every computer
+        return tuple(pool.map(learned, study.layers))
 
 
 def _learned(study: Study, layer: LayerStudy, order: Order, windows: U8) -> LayerStudy:
