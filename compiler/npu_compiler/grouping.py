@@ -30,8 +30,16 @@ def group_channels(prepared: Prepared, mean_square: Mapping[str, F64]) -> Prepar
     for node in graph.nodes:
         if isinstance(node, Concat):
             concats.setdefault(tied[node.out], []).append(node)
-    several = [s for found in concats.values() if len(found) > 1 for n in found for s in n.srcs]
-    fixed = {tied[t] for t in (graph.input, graph.output, *several)}
+    fixed: set[str] = set()
+
+    def fix(name: str) -> None:
+        fixed.add(name)
+        for node in concats.get(name, []):
+            for src in node.srcs:
+                fix(tied[src])
+
+    for name in {tied[graph.input], tied[graph.output], *(n for n, found in concats.items() if len(found) > 1)}:
+        fix(name)
     size = dict.fromkeys(tied.values(), np.zeros(1))
 
     def add(name: str, values: F64) -> None:
@@ -51,11 +59,8 @@ def group_channels(prepared: Prepared, mean_square: Mapping[str, F64]) -> Prepar
             if name in concats:
                 maps[name] = joined_map([(map_of(tied[s]), graph.shapes[s][0]) for s in concats[name][0].srcs])
             else:
-                order = (
-                    np.arange(channels)
-                    if name in fixed
-                    else np.argsort(np.broadcast_to(size[name], channels), kind="stable")
-                )
+                own = np.zeros(channels) if name in fixed else np.broadcast_to(size[name], channels)
+                order = np.argsort(own, kind="stable")
                 maps[name] = tuple(int(c) for c in order) + (-1,) * (-channels % GROUP)
         return maps[name]
 

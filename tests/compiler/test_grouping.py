@@ -69,3 +69,19 @@ def test_groups_hold_channels_of_like_magnitude(tmp_path):
     for part in (size[:48], size[48:]):
         assert (np.diff(part) > -1e-3 * part.max()).all()
         assert part[-1] > 20 * part[0]
+
+
+def test_sums_of_concats_of_concats_keep_the_order_of_their_parts(tmp_path):
+    """Both operands must agree, down to the innermost parts."""
+    net = Net((3, 12, 12))
+    made = []
+    for _ in range(2):
+        inner = net.node(
+            "Concat",
+            net.conv("x", 3, 16, (1, 1)),
+            net.conv("x", 3, 16, (2, 2), strides=[1, 1], auto_pad="SAME_UPPER"),
+            axis=1,
+        )
+        made.append(net.node("Concat", inner, net.conv("x", 3, 16, (1, 1)), axis=1))
+    out = net.conv(net.node("Relu", net.node("Add", *made)), 48, 24, (1, 1))
+    same_values(optimize(read_onnx(save(net.model(out), tmp_path))), images(8), PIXELS)
