@@ -80,5 +80,5 @@ def test_sums_of_concats_of_concats_keep_the_order_of_their_parts(tmp_path):
         other = net.node("Concat", *parts[:2], axis=1)
         made.append(net.node("Concat", other, parts[2], axis=1))
     summed = net.node("Relu", net.node("Add", *made))
-    out = net.node("Add", net.conv(summed, 48, 24, (1, 1)), net.conv(other, 32, 24, (1, 1)))
+    out = net.node("Add", net.conv(summed, 48, 24, (1, 1)), net.conv(other, 32, 24, (3, 3), pads=[1] * 4))
     same_values(optimize(read_onnx(save(net.model(net.conv(out, 24, 8, (1, 1))), tmp_path))), images(8), PIXELS)
