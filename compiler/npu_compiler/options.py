@@ -11,10 +11,11 @@ Grouping = Literal["magnitude", "none"]
 Method = Literal["minmax", "percentile", "mse"]
 Positions = Literal["error", "range"]
 Repair = Literal["none", "layer", "network"]
-SMALL = 32
 Rounding = Literal["nearest", "learned"]
 Selection = Literal["random", "range", "greedy", "evolutionary"]
 Uniform = Literal["none", "minmax", "mse"]
+
+SMALL = 32  # products of a sum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,8 @@ class QuantizeOptions:
         search_images: calibration images that the search measures a choice on, the first ones.
         seconds: of the search in all, in place of generations; the result then depends on the computer.
         uniform: the baseline: conventional INT4 with one 4-bit grid per tensor and output channel, whose ranges are
-            those of all values or of least squared error. Replaces aligned, positions, grouping and extract.
+            those of all values or of least squared error. Replaces aligned, positions and grouping; not with dynamic
+            extraction.
     """
 
     method: Method = "minmax"
@@ -89,6 +91,8 @@ class QuantizeOptions:
         for name, least in (("max_images", 1), ("search_images", 1), ("generations", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} {getattr(self, name)}", hint=f"at least {least}")
+        if self.uniform != "none" and self.extract == "dynamic":
+            raise DataError("conventional INT4 has one position, dynamic extraction many", hint="take one of the two")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise DataError(f"seconds {self.seconds}", hint="above 0")
         return self

@@ -186,13 +186,12 @@ def _some_windows(graph: QuantizedGraph, node: QConv, x: U8, each: int, rng: np.
     out, window = graph.tensors[node.out], node.window
     (kernel_h, kernel_w), count = window.kernel, len(x) * each
     image = np.repeat(np.arange(len(x)), each)
-    y, x0 = (rng.integers(0, size, count) * stride - pad for size, stride, pad in (
-        (out.height, window.stride[0], window.pad_top), (out.width, window.stride[1], window.pad_left)
-    ))  # fmt: skip
+    top = rng.integers(0, out.height, count) * window.stride[0] - window.pad_top
+    left = rng.integers(0, out.width, count) * window.stride[1] - window.pad_left
     made = np.zeros((count, kernel_h, kernel_w, x.shape[3]), np.uint8)
     for ky in range(kernel_h):
         for kx in range(kernel_w):
-            iy, ix = y + ky * window.dilation[0], x0 + kx * window.dilation[1]
+            iy, ix = top + ky * window.dilation[0], left + kx * window.dilation[1]
             inside = (iy >= 0) & (iy < x.shape[1]) & (ix >= 0) & (ix < x.shape[2])
             made[inside, ky, kx] = x[image[inside], iy[inside], ix[inside]]
     return made.reshape(count, -1)

@@ -29,18 +29,8 @@ INTERRUPTED = 130  # the exit code
 LADDER_SETS = ("select", "extract", "positions", "grouping", "rounding", "bias_correction", "uniform", "plain_scales")
 QUANTIZE = (
     *("calibration", "pixel_scale", "mean", "std", "resize", "crop", "preprocess", "requantize"),
-    *(
-        "method",
-        "percentile",
-        "max_images",
-        "seed",
-        "budget",
-        "search_images",
-        "lower_first",
-        "lower_last",
-        "lower_small",
-        *LADDER_SETS,
-    ),
+    *("method", "percentile", "max_images", "seed", "budget", "search_images"),
+    *("lower_first", "lower_last", "lower_small", *LADDER_SETS),
 )
 
 
@@ -114,8 +104,10 @@ def _model_arguments(args: argparse.Namespace) -> dict[str, Any]:
         args.parser.error("an ONNX model needs --calibration DATA")
     _refuse_idle(args)
     given = {k: getattr(args, k) for k in ("pixel_scale", "mean", "std", "resize", "crop")}
-    names: tuple[str, ...] = ("method", "percentile", "max_images", "extract", "positions", "grouping", "rounding")
-    names += ("bias_correction", "uniform", "seed", "search_images")
+    names = (
+        *("method", "percentile", "max_images", "extract", "positions", "grouping", "rounding"),
+        *("bias_correction", "uniform", "seed", "search_images"),
+    )
     chosen = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     if args.uniform not in (None, "none"):
         chosen.setdefault("rounding", "nearest")

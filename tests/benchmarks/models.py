@@ -96,22 +96,22 @@ def compile_one(model: Model, machine: str, calibration: int | None) -> Compiled
     return Compiled(model, graph, Session(binary), seconds)
 
 
-def float_top1(model: Model, images: np.ndarray) -> np.ndarray:
-    """Return the class that the float model under onnxruntime gives each image."""
+def float_outputs(model: Model, images: np.ndarray) -> np.ndarray:
+    """Return the outputs of the float model under onnxruntime, (N, classes)."""
     session = onnxruntime.InferenceSession(model.path)
     table = pixel_values(model.preprocess).astype(np.float32)
     found = []
     for first in range(0, len(images), FLOAT_BATCH):
         x = table[np.arange(3), images[first : first + FLOAT_BATCH]].transpose(0, 3, 1, 2)
-        found.append(session.run(None, {"input": np.ascontiguousarray(x)})[0].argmax(axis=1))
-    return np.concatenate(found)
+        found.append(session.run(None, {"input": np.ascontiguousarray(x)})[0])
+    return np.concatenate(found).reshape(len(images), -1)
 
 
 def report_equality(found: Compiled, count: int) -> bool:
     """Print a model's row of the first table; return whether nothing differs."""
     images = found.model.labelled_images(count).images
     binary, session = found.session.binary, found.session
-    expected = float_top1(found.model, images)
+    expected = float_outputs(found.model, images).argmax(axis=1)
     cycles, values, differences, agree = [], 0, [], []
     for ratio in COMPARED:
         result = compare(found.graph, session, images, binary.boundaries_at(ratio))
@@ -136,7 +136,7 @@ def report_accuracy(found: Compiled, count: int) -> None:
     """Print a model's row of the second table."""
     data = found.model.labelled_images(count)
     assert data.labels is not None
-    real = 100.0 * float((float_top1(found.model, data.images) == data.labels).mean())
+    real = 100.0 * float((float_outputs(found.model, data.images).argmax(axis=1) == data.labels).mean())
     rows = evaluate(found.session, data, RATIOS).rows
     cells = " ".join(f"{row.top1_percent:6.2f} ({row.effective_percent:3.0f} %)" for row in rows)
     print(f"{found.model.name:31} {len(data):6} {real:6.2f} {cells}", flush=True)

@@ -280,3 +280,8 @@ def test_depthwise_and_single_channels_are_not_lowered(float_graph):
     graph = quantize(float_graph, images(4), PIXELS, replace(LAYER, keep_first_8bit=False, keep_last_8bit=False))
     assert all(isinstance(n, QConv) for n in graph.lowerable)
     assert any(isinstance(n, QWindow) and n.kind == "mac" for n in graph.nodes)
+
+
+def test_conventional_int4_has_no_dynamic_positions():
+    with pytest.raises(DataError, match="dynamic extraction many"):
+        QuantizeOptions(uniform="mse", extract="dynamic").check()
