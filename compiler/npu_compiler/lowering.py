@@ -1,5 +1,6 @@
 """How each layer runs in 4 bits: positions and corrections (`positions`), order of the groups (`select`), bias rows."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -41,9 +42,12 @@ def lower_graph(study: Study) -> QuantizedGraph:
     Raises:
         CompileError: a lowered layer's sums could overflow.
     """
-    if not study.layers:
-        return study.graph
-    orders, extract = select(study), study.options.extract
+    return lower_in_order(study, select(study)) if study.layers else study.graph
+
+
+def lower_in_order(study: Study, orders: Mapping[str, Order]) -> QuantizedGraph:
+    """Give the layers of a study their 4-bit form in these orders, by name; errors as for `lower_graph`."""
+    extract = study.options.extract
     layers = learn_rounding(study, orders) if study.options.rounding == "learned" else study.layers
     lowered = {layer.node.name: _with_lowering(layer, orders[layer.node.name], extract) for layer in layers}
     graph = replace(study.graph, nodes=tuple(lowered.get(n.name, n) for n in study.graph.nodes))

@@ -106,8 +106,7 @@ def measure(case: Case, way: str) -> dict[str, Any]:
     for ratio in RATIOS:
         scores = outputs_at(graph, case.data.images, ratio)
         top1[ratio] = round(100 * float(np.mean(scores.argmax(axis=1) == case.data.labels)), 2)
-        p, q = log_softmax(case.reference), log_softmax(scores)
-        divergence[ratio] = round(float((np.exp(p) * (p - q)).sum(axis=1).mean()), 4)
+        divergence[ratio] = round(mean_divergence(case.reference, scores), 4)
     float_top1 = round(100 * float(np.mean(case.reference.argmax(axis=1) == case.data.labels)), 2)
     return {
         "model": case.model.name,
@@ -119,6 +118,12 @@ def measure(case: Case, way: str) -> dict[str, Any]:
         "quantize_seconds": round(seconds, 1),
         "float_pass_seconds": round(case.pass_seconds, 1),
     }
+
+
+def mean_divergence(reference: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """Return the mean divergence, in nats, of the class probabilities of scores, (N, classes), from a reference."""
+    p, q = log_softmax(reference), log_softmax(scores)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
 
 
 def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
