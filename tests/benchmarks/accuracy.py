@@ -3,8 +3,8 @@
 Scales, positions, selections and bias rows are made from training images; accuracy is measured on labelled images that
 no choice has seen, at 0/25/50/75/100 % of a dial that may stop at any group. Beside top-1 stands the mean divergence
 (Kullback-Leibler, in nats) of the class probabilities from those of the float model under onnxruntime, which tells
-more from few images. Each row is appended to --rows as a line of JSON, and rows that are there are not measured again;
---table prints what is there.
+more from few images. Each row is appended to --rows as a line of JSON, and rows that are there, of as many images, are
+not measured again; --table prints what is there.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ NUMERICS = {"grouping": "none", "rounding": "nearest"}  # positions by error, al
 WAYS: dict[str, dict[str, Any]] = {
     "INT4 min-max": INT4 | {"uniform": "minmax"},
     "all of ours, greedy": {},
+    "all of ours, greedy, dynamic": {"extract": "dynamic"},
     "all of ours, evolutionary": {"selection": "evolutionary"},
     "all of ours, evolutionary, dynamic": {"selection": "evolutionary", "extract": "dynamic"},
     "INT4 squared error, bias": INT4 | {"uniform": "mse", "bias_correction": "layer"},
@@ -73,23 +75,31 @@ class Case:
 
     model: Model
     effort: Effort
-    calibration: NDArray[np.uint8]
     data: Dataset
-    reference: NDArray[np.float64]
-    pass_seconds: float
     searches: dict[str, State] = field(default_factory=dict)
+
+    @cached_property
+    def calibration(self) -> NDArray[np.uint8]:
+        """Training images, uint8 (N, height, width, 3)."""
+        return self.model.calibration_images(256)
+
+    @cached_property
+    def reference(self) -> NDArray[np.float64]:
+        """Outputs of the float model for the labelled images."""
+        return float_outputs(self.model, self.data.images).astype(np.float64)
+
+    @cached_property
+    def pass_seconds(self) -> float:
+        """Time of one pass of onnxruntime over the calibration images."""
+        start = time.perf_counter()
+        float_outputs(self.model, self.calibration)
+        return time.perf_counter() - start
 
 
 def load(model: Model, images: int | None) -> Case:
-    """Read the images of a model and run the float model on them."""
-    side = model.calibration_images(1).shape[1]
-    effort = EFFORTS[side] if images is None else replace(EFFORTS[side], images=images)
-    calibration, data = model.calibration_images(256), model.labelled_images(effort.images)
-    start = time.perf_counter()
-    float_outputs(model, calibration)
-    seconds = time.perf_counter() - start
-    reference = float_outputs(model, data.images).astype(np.float64)
-    return Case(model, effort, calibration, data, reference, seconds)
+    """Read the labelled images of a model."""
+    effort = EFFORTS[model.calibration_images(1).shape[1]]
+    return Case(model, effort, model.labelled_images(images or effort.images))
 
 
 def measure(case: Case, way: str) -> dict[str, Any]:
@@ -102,11 +112,15 @@ def measure(case: Case, way: str) -> dict[str, Any]:
     start = time.perf_counter()
     graph = quantize(import_model(case.model.path), case.calibration, case.model.preprocess, options, state)
     seconds = time.perf_counter() - start
-    top1, divergence = {}, {}
+    top1, divergence, loss_error = {}, {}, {}
+    eight_bits = right = np.zeros(len(case.data))
     for ratio in RATIOS:
         scores = outputs_at(graph, case.data.images, ratio)
-        top1[ratio] = round(100 * float(np.mean(scores.argmax(axis=1) == case.data.labels)), 2)
+        right = (scores.argmax(axis=1) == case.data.labels).astype(np.float64)
+        eight_bits = right if ratio == 0 else eight_bits
+        top1[ratio] = round(100 * float(right.mean()), 2)
         divergence[ratio] = round(mean_divergence(case.reference, scores), 4)
+        loss_error[ratio] = round(100 * float(np.std(right - eight_bits)) / len(right) ** 0.5, 2)
     float_top1 = round(100 * float(np.mean(case.reference.argmax(axis=1) == case.data.labels)), 2)
     return {
         "model": case.model.name,
@@ -115,6 +129,7 @@ def measure(case: Case, way: str) -> dict[str, Any]:
         "float_top1": float_top1,
         "top1": top1,
         "divergence": divergence,
+        "loss_error": loss_error,
         "quantize_seconds": round(seconds, 1),
         "float_pass_seconds": round(case.pass_seconds, 1),
     }
@@ -132,38 +147,57 @@ def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(low - np.log(np.exp(low).sum(axis=1, keepdims=True)))
 
 
-SHORT = ("all of ours, greedy", "all of ours, evolutionary, dynamic", "INT4 min-max", "INT4 squared error, bias")
+Rows = dict[str, dict[str, Any]]  # by way
+
+
+def by_set(rows: list[dict[str, Any]]) -> dict[tuple[str, int], Rows]:
+    """Return the rows of each model and number of images."""
+    found: dict[tuple[str, int], Rows] = {(r["model"], r["images"]): {} for r in rows}
+    for r in rows:
+        found[r["model"], r["images"]][r["way"]] = r
+    return dict(sorted(found.items(), key=lambda item: list(catalogue()).index(item[0][0])))
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a Markdown table with a row per model, and how far ours is above conventional INT4 at 100 %."""
-    top1 = {(r["model"], r["way"]): r["top1"] for r in rows}
-    heads = ("top-1 in %", "float", "static: 0 %", "50 %", "100 %", "dynamic: 0 %", "50 %", "100 %", *SHORT[2:])
-    yield f"| {' | '.join(heads)} |"
-    yield "| --- " * 10 + "|"
-    above = []
-    for model, real in {r["model"]: r["float_top1"] for r in rows}.items():
-        ours, dynamic, minmax, best = (top1[model, way] for way in SHORT)
-        cells = [real, *(t[r] for t in (ours, dynamic) for r in ("0", "50", "100")), minmax["100"], best["100"]]
-        yield f"| {model} | {' | '.join(f'{c:.2f}' for c in cells)} |"
-        above.append([mine["100"] - other["100"] for mine in (ours, dynamic) for other in (minmax, best)])
-    mean = np.mean(above, axis=0)
-    yield f"\nAbove INT4 min-max and squared error with bias at 100 %, mean: static {mean[0]:.1f}, {mean[1]:.1f}; "
-    yield f"dynamic {mean[2]:.1f}, {mean[3]:.1f} points."
+    """Yield a Markdown table of the ways' means over the sets that every way was measured on.
+
+    Mean top-1, and the geometric mean of the divergences, in which no one model outweighs the others.
+    """
+    whole = [mine for mine in by_set(rows).values() if {*WAYS} <= {*mine}]
+    if not whole:
+        return
+    yield f"**Mean of {len(whole)} models**\n"
+    yield f"| way to 4 bits | {' | '.join(f'{r} %' for r in RATIOS)} | divergence at 25, 50, 75, 100 % |"
+    yield "| --- " * 7 + "|"
+    for way in TABLE:
+        top1 = [f"{np.mean([mine[way]['top1'][str(r)] for mine in whole]):.1f}" for r in RATIOS]
+        off = [np.exp(np.mean([np.log(mine[way]["divergence"][str(r)]) for mine in whole])) for r in RATIOS[1:]]
+        yield f"| {way} | {' | '.join(top1)} | {', '.join(f'{d:.3f}' for d in off)} |"
 
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a Markdown table per model."""
-    for model in dict.fromkeys(r["model"] for r in rows):
-        mine = {r["way"]: r for r in rows if r["model"] == model}
+    """Yield a Markdown table per model and number of images."""
+    for (model, images), mine in by_set(rows).items():
         some = next(iter(mine.values()))
-        yield f"\n**{model}**, {some['images']} images, float {some['float_top1']:.2f} %\n"
-        yield "| way to 4 bits | 0 % | 25 % | 50 % | 75 % | 100 % | divergence at 0, 50, 100 % |"
-        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        yield f"\n**{model}**, {images:,} images, float {some['float_top1']:.2f} %\n"
+        heads = (*(f"{r} %" for r in RATIOS), "50 % loses", "100 % loses", "divergence at 0, 50, 100 %")
+        yield f"| way to 4 bits | {' | '.join(heads)} |"
+        yield "| --- " * 9 + "|"
         for way in (w for w in TABLE if w in mine):
             top1, off = mine[way]["top1"], mine[way]["divergence"]
             cells = [f"{top1[str(r)]:.2f}" for r in RATIOS]
-            yield f"| {way} | {' | '.join(cells)} | {off['0']:.3f}, {off['50']:.3f}, {off['100']:.3f} |"
+            cells += [
+                loss(mine[way], "50"),
+                loss(mine[way], "100"),
+                f"{off['0']:.3f}, {off['50']:.3f}, {off['100']:.3f}",
+            ]
+            yield f"| {way} | {' | '.join(cells)} |"
+
+
+def loss(row: dict[str, Any], ratio: str) -> str:
+    """Return the points that a ratio loses against 8 bits, and their standard error where it was measured."""
+    error = f" ± {row['loss_error'][ratio]:.2f}" if "loss_error" in row else ""
+    return f"{row['top1']['0'] - row['top1'][ratio]:.2f}{error}"
 
 
 def main() -> int:
@@ -184,13 +218,11 @@ def main() -> int:
     if args.table:
         print("\n".join([*summary(rows), *lines(rows)]))
         return 0
-    done = {(r["model"], r["way"]) for r in rows}
     for name in args.models:
-        case = None
+        case = load(catalogue()[name], args.images)
         for way in args.ways:
-            if (name, way) in done:
+            if way in by_set(rows).get((name, len(case.data)), {}):
                 continue
-            case = case or load(catalogue()[name], args.images)
             row = measure(case, way)
             with args.rows.open("a") as file:
                 file.write(json.dumps(row) + "\n")
