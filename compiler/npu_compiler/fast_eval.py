@@ -107,6 +107,42 @@ class Evaluator:
         """Return the output, int16 (N, height, width, channels); convolutions without a mode run in 8 bits."""
         return np.concatenate([values[self.graph.output] for values in self.batches(image_bytes, modes, ())])
 
+    def each_alone(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, Array]:
+        """Return the output, as `run` does, with each of these convolutions in its mode and all others in 8 bits.
+
+        Only what depends on the convolution is evaluated again.
+        """
+        plain = {n.name: self._matrix(n, None) for n in self.graph.nodes if isinstance(n, QConv)}
+        own = {
+            n.name: self._matrix(n, modes[n.name]) for n in self.graph.nodes if isinstance(n, QConv) and n.name in modes
+        }
+
+        def outputs(part: U8) -> dict[str, Array]:
+            exact: dict[str, Array] = {self.graph.input: part}
+            for node in self.graph.nodes:
+                exact[node.out] = self._node(node, exact, None, plain.get(node.name))
+            return {name: self._integers(self._changed(exact, name, modes[name], own[name], plain)) for name in own}
+
+        with threads() as pool:
+            parts = list(pool.map(outputs, self.parts(image_bytes)))
+        return {name: np.concatenate([part[name] for part in parts]) for name in own}
+
+    def _changed(
+        self, exact: Mapping[str, Array], name: str, mode: Mode, matrix: Array, plain: Mapping[str, Array]
+    ) -> Array:
+        """Return the output (raw) where one convolution has a mode, from the tensors where none has one."""
+        found = {**exact}
+        changed: set[str] = set()
+        for node in self.graph.nodes:
+            if node.name == name:
+                found[node.out] = self._node(node, exact, mode, matrix)
+            elif changed.intersection(node.inputs):
+                found[node.out] = self._node(node, found, None, plain.get(node.name))
+            else:
+                continue
+            changed.add(node.out)
+        return found[self.graph.output]
+
     def batches(self, image_bytes: U8, modes: Mapping[str, Mode], keep: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Yield the output (int16) and the tensors named in `keep` (raw bytes), some images at a time."""
         matrices = {n.name: self._matrix(n, modes.get(n.name)) for n in self.graph.nodes if isinstance(n, QConv)}

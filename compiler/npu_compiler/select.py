@@ -92,12 +92,17 @@ class Study:
 
     def with_sensitivity(self, units: Units) -> Units:
         """Return units whose scores are shares of what their layer costs the output."""
-        distance = distance_of(replace(self, image_bytes=self.image_bytes[:SENSITIVITY_IMAGES]), units)
+        images, evaluator = self.image_bytes[:SENSITIVITY_IMAGES], Evaluator(self.graph)
+        reference = evaluator.run(images, {})
+        modes = {x.node.name: x.mode(np.ones(len(x.macs), np.bool_), self.options.extract) for x in self.layers}
+        outputs = evaluator.each_alone(images, modes)
         score = np.empty(len(units.score))
-        for number in range(len(self.layers)):
+        for number, layer in enumerate(self.layers):
             mine = units.layer == number
             error = units.score[mine]
-            score[mine] = distance(mine) * error / max(float(error.sum()), 1e-30)
+            score[mine] = (
+                _squared_distance(outputs[layer.node.name], reference) * error / max(float(error.sum()), 1e-30)
+            )
         return replace(units, score=score)
 
 
@@ -139,7 +144,7 @@ def distance_of(study: Study, units: Units) -> Distance:
     """Return the fitness of the search: mean squared distance of the outputs to those of the 8-bit model."""
     images = study.image_bytes[: study.options.search_images]
     evaluator = Evaluator(study.graph)
-    reference = evaluator.run(images, {}).astype(np.float64)
+    reference = evaluator.run(images, {})
     return partial(_distance, study, units, evaluator, images, reference)
 
 
@@ -148,7 +153,7 @@ def _distance(
     units: Units,
     evaluator: Evaluator,
     images: U8,
-    reference: NDArray[np.float64],
+    reference: NDArray[np.int16],
     mask: NDArray[np.bool_],
 ) -> float:
     modes = {
@@ -156,4 +161,8 @@ def _distance(
         for number, layer in enumerate(study.layers)
         if mask[units.layer == number].any()
     }
-    return float(((evaluator.run(images, modes) - reference) ** 2).mean())
+    return _squared_distance(evaluator.run(images, modes), reference)
+
+
+def _squared_distance(outputs: NDArray[np.int16], reference: NDArray[np.int16]) -> float:
+    return float(((outputs.astype(np.float64) - reference) ** 2).mean())
