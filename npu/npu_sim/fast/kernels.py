@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
+from npu_isa.numerics import dynamic_shift, lower
 from numba import config, njit, types
 from numba.core import cgutils as numba_codegen
 from numba.extending import intrinsic
@@ -311,6 +312,60 @@ def _plain_write(wide: bool, arrays: Any, numbers: Any) -> None:
         act[to + GROUP] = values >> 8 & 255
 
 
+def _emit_lower_dynamic(_target: Any, builder: Any, arrays: list[Any], numbers: list[Any]) -> None:
+    """Copy bytes as `_lower` does, each group at the position that its values ask for (numerics.dynamic_shift).
+
+    Args:
+        arrays: act, patch, lowering as in `tables`.
+        numbers: first byte of the source, of the target, bytes, offset of signed ones, first clip, 16 x clips.
+    """
+    act, patch, lowering = arrays
+    source, target, count, flip, clips, span = numbers
+    add, sub, select, less = builder.add, builder.sub, builder.select, partial(builder.icmp_unsigned, "<")
+    byte, half_word = builder.trunc(flip, I8), builder.trunc(flip, I32)
+    signed = builder.icmp_unsigned("!=", flip, I64(0))
+    signs, offset = _splat(builder, BYTES, builder.ashr(byte, I8(7))), _splat(builder, BYTES, byte)
+    kept, below, above = (select(signed, I32(a), I32(b)) for a, b in ((3, 4), (8, 0), (7, 15)))
+    clips_end = add(clips, builder.lshr(span, I64(4)))
+    clip_at = cgutils.alloca_once_value(builder, clips)
+    with cgutils.for_range_slice(builder, I64(0), count, I64(GROUP)) as (first, _):
+        value, at = _load(builder, BYTES, act, add(source, first)), builder.load(clip_at)
+        clip = builder.zext(_load(builder, I8, lowering, at), I32)
+        after = add(at, I64(1))
+        builder.store(select(builder.icmp_unsigned("==", after, clips_end), clips, after), clip_at)
+        negative = builder.ashr(value, ir.Constant(BYTES, [7] * VECTOR))
+        bits = builder.bitcast(builder.xor(value, builder.and_(negative, signs)), ir.IntType(8 * GROUP))
+        for part in (64, 32, 16, 8):
+            bits = builder.or_(bits, builder.lshr(bits, ir.Constant(bits.type, part)))
+        length = sub(I32(32), builder.ctlz(builder.zext(builder.trunc(bits, I8), I32), ir.IntType(1)(0)))
+        shift = sub(length, add(kept, clip))
+        shift = select(builder.icmp_signed("<", shift, I32(0)), I32(0), shift)
+        whole = builder.icmp_unsigned("==", clip, I32(WHOLE))
+        low = select(whole, I32(0), sub(half_word, builder.shl(below, shift)))
+        high = select(whole, I32(255), add(half_word, builder.shl(above, shift)))
+        half, mask = builder.lshr(builder.shl(I32(1), shift), I32(1)), builder.shl(I32(-1), shift)
+        low, high, half, mask = (_splat(builder, BYTES, builder.trunc(x, I8)) for x in (low, high, half, mask))
+        value = builder.xor(value, offset)
+        code = add(value, half)
+        code = select(less(code, value), ir.Constant(BYTES, [255] * VECTOR), code)
+        code = builder.and_(code, mask)
+        code = select(less(code, low), low, code)
+        _store(builder, patch, add(target, first), select(less(high, code), high, code))
+
+
+def _plain_lower_dynamic(arrays: Any, numbers: Any) -> None:
+    act, patch, lowering = arrays
+    source, target, count, flip, clips, span = map(int, numbers)
+    value = act[source : source + count].reshape(-1, GROUP)
+    values = (value.view(np.int8) if flip else value).astype(np.int64)
+    clip = np.resize(lowering[clips : clips + span // GROUP], len(values))
+    shift = dynamic_shift(values, unsigned=not flip, clip=clip.astype(np.int64))
+    lowered = lower(values, shift[:, None], unsigned=not flip)
+    made = np.where(clip[:, None] == WHOLE, values, lowered) + flip
+    patch[target : target + count] = made.ravel()
+
+
+_lower_dynamic = _llvm_kernel(_emit_lower_dynamic, _plain_lower_dynamic)
 _copy, _fill = _llvm_kernel(_emit_copy, _plain_copy), _llvm_kernel(_emit_fill, _plain_fill)
 _dot_narrow, _dot_wide = (
     _llvm_kernel(partial(_emit_dot, shape), partial(_plain_dot, shape[1])) for shape in (NARROW, WIDE)
@@ -371,7 +426,7 @@ def _gather(conv: Record, segments: Array, lowering: Array, act: Array, patch: A
                     target = to_left + (ty * part_rows + r) * row + segment["target"]
                     for _ in range(count):
                         if segment["dynamic"] and span:
-                            _lower_dynamic(act, source, patch, target, run, flip, lowering, half, span)
+                            _lower_dynamic((act, patch, lowering), (source, target, run, flip, half, span))
                         else:
                             _lower(act, source, patch, target, run, flip, lowering, half, span)
                         source += step
@@ -396,31 +451,6 @@ def _lower(
             code = np.uint8(code & lowering[U64(mask + c)])
             code = max(code, lowering[U64(low + c)])
             patch[U64(target + part + c)] = min(code, lowering[U64(high + c)])
-
-
-@kernel
-def _lower_dynamic(
-    act: Array, source: int, patch: Array, target: int, run: int, flip: int, lowering: Array, clips: int, span: int
-) -> None:
-    """Copy bytes as `_lower` does, each group at the position that its values ask for (numerics.dynamic_shift)."""
-    least, most = (-8, 7) if flip else (0, 15)
-    for first in range(0, run, GROUP):
-        at, to, clip = source + first, target + first, np.int64(lowering[U64(clips + first % span // GROUP)])
-        bits = np.uint8(0)
-        for c in range(GROUP):
-            byte = act[U64(at + c)]
-            bits = np.uint8(bits | (byte ^ np.uint8(255) if byte & np.uint8(flip) else byte))
-        shift = 0
-        for bit in range((3 if flip else 4) + clip, 8):  # those above the bits that are kept
-            shift += bits >> bit != 0
-        zero = flip >> shift
-        half, mask = (1 << shift) >> 1, -(1 << shift)
-        low, high = (zero + least) << shift, (zero + most) << shift
-        if clip == WHOLE:
-            half, mask, low, high = 0, -1, 0, 255
-        for c in range(GROUP):
-            value = np.int32(act[U64(at + c)] ^ np.uint8(flip))
-            patch[U64(to + c)] = min(max((value + half) & mask, low), high)
 
 
 @kernel
