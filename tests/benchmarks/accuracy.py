@@ -147,57 +147,74 @@ def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(low - np.log(np.exp(low).sum(axis=1, keepdims=True)))
 
 
+GREEDY = {"all of ours, greedy": "static", "all of ours, greedy, dynamic": "dynamic"}
+SEARCH = "all of ours, evolutionary"
+LOSSES = ("50 % loses", "100 % loses")
 Rows = dict[str, dict[str, Any]]  # by way
 
 
 def by_set(rows: list[dict[str, Any]]) -> dict[tuple[str, int], Rows]:
-    """Return the rows of each model and number of images."""
+    """Return the rows of each model and number of images, by way; models in the order of the catalogue."""
     found: dict[tuple[str, int], Rows] = {(r["model"], r["images"]): {} for r in rows}
     for r in rows:
         found[r["model"], r["images"]][r["way"]] = r
-    return dict(sorted(found.items(), key=lambda item: list(catalogue()).index(item[0][0])))
+    return dict(sorted(found.items(), key=lambda item: (list(catalogue()).index(item[0][0]), item[0][1])))
 
 
-def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a Markdown table of the ways' means over the sets that every way was measured on.
+def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield Markdown: the means over the models, greedy selection on the most images, times, and each model's ways."""
+    sets = by_set(rows)
+    whole = {key: mine for key, mine in sets.items() if {*WAYS} <= {*mine}}
+    if whole:
+        yield from _means(list(whole.values()))
+    greedy = {
+        model: (images, mine) for (model, images), mine in sets.items() if {*GREEDY} <= {*mine}
+    }  # the most images
+    yield from _table("Greedy selection on the most images", ("model, images", "float", "positions", *RATIOS, *LOSSES))
+    for model, (images, mine) in greedy.items():
+        for way, positions in GREEDY.items():
+            yield _line(f"{model}, {images:,}", f"{mine[way]['float_top1']:.2f}", positions, *_top1(mine[way]))
+    heads = ("model", "onnxruntime, one pass", "all of ours, greedy", "the search besides")
+    yield from _table("Seconds, 256 calibration images", heads)
+    for (model, _), mine in whole.items():
+        ours, search = mine[next(iter(GREEDY))], mine[SEARCH]
+        more = search["quantize_seconds"] - ours["quantize_seconds"]
+        yield _line(model, ours["float_pass_seconds"], ours["quantize_seconds"], f"{more:.1f}")
+    for (model, images), mine in whole.items():
+        title = f"{model}, {images:,} images, float {next(iter(mine.values()))['float_top1']:.2f} %"
+        yield from _table(title, ("way to 4 bits", *RATIOS, *LOSSES, "divergence at 0, 50, 100 %"))
+        for way in TABLE:
+            off = mine[way]["divergence"]
+            yield _line(way, *_top1(mine[way]), f"{off['0']:.3f}, {off['50']:.3f}, {off['100']:.3f}")
 
-    Mean top-1, and the geometric mean of the divergences, in which no one model outweighs the others.
-    """
-    whole = [mine for mine in by_set(rows).values() if {*WAYS} <= {*mine}]
-    if not whole:
-        return
-    yield f"**Mean of {len(whole)} models**\n"
-    yield f"| way to 4 bits | {' | '.join(f'{r} %' for r in RATIOS)} | divergence at 25, 50, 75, 100 % |"
-    yield "| --- " * 7 + "|"
+
+def _means(sets: list[Rows]) -> Iterator[str]:
+    """Yield a table of each way's mean top-1, and the geometric mean of divergences: no one model outweighs others."""
+    yield from _table(f"Mean of {len(sets)} models", ("way to 4 bits", *RATIOS, "divergence at 25, 50, 75, 100 %"))
     for way in TABLE:
-        top1 = [f"{np.mean([mine[way]['top1'][str(r)] for mine in whole]):.1f}" for r in RATIOS]
-        off = [np.exp(np.mean([np.log(mine[way]["divergence"][str(r)]) for mine in whole])) for r in RATIOS[1:]]
-        yield f"| {way} | {' | '.join(top1)} | {', '.join(f'{d:.3f}' for d in off)} |"
+        top1 = [f"{np.mean([mine[way]['top1'][str(r)] for mine in sets]):.1f}" for r in RATIOS]
+        off = [np.exp(np.mean([np.log(mine[way]["divergence"][str(r)]) for mine in sets])) for r in RATIOS[1:]]
+        yield _line(way, *top1, ", ".join(f"{d:.3f}" for d in off))
 
 
-def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a Markdown table per model and number of images."""
-    for (model, images), mine in by_set(rows).items():
-        some = next(iter(mine.values()))
-        yield f"\n**{model}**, {images:,} images, float {some['float_top1']:.2f} %\n"
-        heads = (*(f"{r} %" for r in RATIOS), "50 % loses", "100 % loses", "divergence at 0, 50, 100 %")
-        yield f"| way to 4 bits | {' | '.join(heads)} |"
-        yield "| --- " * 9 + "|"
-        for way in (w for w in TABLE if w in mine):
-            top1, off = mine[way]["top1"], mine[way]["divergence"]
-            cells = [f"{top1[str(r)]:.2f}" for r in RATIOS]
-            cells += [
-                loss(mine[way], "50"),
-                loss(mine[way], "100"),
-                f"{off['0']:.3f}, {off['50']:.3f}, {off['100']:.3f}",
-            ]
-            yield f"| {way} | {' | '.join(cells)} |"
+def _top1(row: dict[str, Any]) -> list[str]:
+    """Return the cells of top-1 at each ratio and of what 50 and 100 % lose against 8 bits, with a standard error."""
+    top1 = row["top1"]
+    cells = [f"{top1[str(r)]:.2f}" for r in RATIOS]
+    for ratio in ("50", "100"):
+        error = f" ± {row['loss_error'][ratio]:.2f}" if "loss_error" in row else ""
+        cells.append(f"{top1['0'] - top1[ratio]:.2f}{error}")
+    return cells
 
 
-def loss(row: dict[str, Any], ratio: str) -> str:
-    """Return the points that a ratio loses against 8 bits, and their standard error where it was measured."""
-    error = f" ± {row['loss_error'][ratio]:.2f}" if "loss_error" in row else ""
-    return f"{row['top1']['0'] - row['top1'][ratio]:.2f}{error}"
+def _table(title: str, heads: tuple[str | int, ...]) -> Iterator[str]:
+    yield f"\n**{title}**\n"
+    yield _line(*(f"{h} %" if isinstance(h, int) else h for h in heads))
+    yield _line(*["---"] * len(heads))
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> int:
@@ -216,7 +233,7 @@ def main() -> int:
     args.rows.touch()
     rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
     if args.table:
-        print("\n".join([*summary(rows), *lines(rows)]))
+        print("\n".join(tables(rows)))
         return 0
     for name in args.models:
         case = load(catalogue()[name], args.images)
