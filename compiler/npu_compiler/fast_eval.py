@@ -143,8 +143,16 @@ class Evaluator:
             changed.add(node.out)
         return found[self.graph.output]
 
-    def batches(self, image_bytes: U8, modes: Mapping[str, Mode], keep: Sequence[str]) -> Iterator[dict[str, Array]]:
-        """Yield the output (int16) and the tensors named in `keep` (raw bytes), some images at a time."""
+    def batches(
+        self, image_bytes: U8, modes: Mapping[str, Mode], keep: Sequence[str], parts: int = THREADS
+    ) -> Iterator[dict[str, Array]]:
+        """Yield the output (int16) and the tensors named in `keep` (raw bytes), some images at a time.
+
+        Args:
+            image_bytes, modes: as for `run`.
+            keep: names of tensors.
+            parts: into which the images are cut at least.
+        """
         matrices = {n.name: self._matrix(n, modes.get(n.name)) for n in self.graph.nodes if isinstance(n, QConv)}
 
         def values(part: U8) -> dict[str, Array]:
@@ -155,7 +163,7 @@ class Evaluator:
             return found
 
         with threads() as pool:
-            for found in pool.map(values, self.parts(image_bytes)):
+            for found in pool.map(values, self.parts(image_bytes, parts)):
                 yield found | {self.graph.output: self._integers(found[self.graph.output])}
 
     def walk(self, image_bytes: U8, choose: "Choose") -> None:
@@ -198,9 +206,9 @@ class Evaluator:
         kernels.window_sums(x, int(src.signed), _window(node.window), out.height, out.width, sums)
         return sums.reshape(-1).astype(np.float64)
 
-    def parts(self, image_bytes: U8) -> list[U8]:
-        """Cut a batch of images into what one thread takes at a time."""
-        size = max(1, min(self._chunk, -(-len(image_bytes) // THREADS)))
+    def parts(self, image_bytes: U8, parts: int = THREADS) -> list[U8]:
+        """Cut a batch of images into what one thread takes at a time, at least so many parts."""
+        size = max(1, min(self._chunk, -(-len(image_bytes) // parts)))
         return [np.ascontiguousarray(image_bytes[first : first + size]) for first in range(0, len(image_bytes), size)]
 
     def _drop(self, values: dict[str, Array], index: int, keep: set[str]) -> None:

@@ -31,6 +31,7 @@ from npu_compiler.threads import threads
 
 SWEEPS = 4  # over a group's weights, at most; most settle in two
 WINDOWS = (4096, 16384)  # least and most windows that the moments are taken from
+PARTS = 2  # of the images, for each of which places are drawn: not the computer's threads, whose number must not matter
 INT32 = np.iinfo(np.int32)
 WEIGHT_8BIT = 4.0
 DAMPING = 0.01  # of the mean variance, added to each: few windows say little about their rarest differences
@@ -174,7 +175,7 @@ def _windows(study: Study, nodes: Sequence[QConv]) -> dict[str, U8]:
     images = len(study.image_bytes)
     found: dict[str, list[U8]] = {n.name: [] for n in nodes}
     rng = np.random.default_rng(0)
-    for values in Evaluator(study.graph).batches(study.image_bytes, {}, sorted({n.src for n in nodes})):
+    for values in Evaluator(study.graph).batches(study.image_bytes, {}, sorted({n.src for n in nodes}), PARTS):
         for node in nodes:
             wanted = min(max(4 * node.weight[0].size, WINDOWS[0]), WINDOWS[1])
             found[node.name].append(_some_windows(study.graph, node, values[node.src], -(-wanted // images), rng))

@@ -1,5 +1,9 @@
 """Learned rounding: every prefix of the places errs less, by the windows themselves; the 8-bit form is kept."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from npu_compiler.rounding import _Moments, _settled
@@ -64,3 +68,16 @@ def test_a_hand_worked_case():
     made = _settled(weight, np.array([[2]]), SIZE, _Moments(ones, ones, 1e-3 * ones))
     assert made[0, :2].tolist() == [5, 6]
     assert int(lower(made[0, :2], 2, unsigned=False).sum()) == 12
+
+
+def test_the_same_bytes_whatever_the_number_of_threads(tmp_path):
+    """Where windows are taken must not depend on how the images are shared out to threads."""
+    demo = Path(__file__).parents[1] / "demo"
+    made = []
+    for count in (1, 2, 5):
+        out = tmp_path / f"{count}.npuq"
+        code = f"import os, sys; os.cpu_count = lambda: {count}; from npu_runtime.cli import main; sys.exit(main())"
+        argv = ["quantize", demo / "digits.onnx", "--calibration", demo / "digits_train.npz", "-o", out]
+        subprocess.run([sys.executable, "-c", code, *map(str, argv)], check=True, capture_output=True)
+        made.append(out.read_bytes())
+    assert made[0] == made[1] == made[2]
