@@ -59,7 +59,10 @@ def ablate(
     options: QuantizeOptions | None = None,
     observe: Callable[[str], None] = lambda name: None,
 ) -> Table:
-    """Quantize a model by each step and measure top-1 at a ratio, on no machine in particular.
+    """Quantize a model by each step and measure at a ratio, on no machine in particular.
+
+    A row has top-1 and the divergence of the outputs from those of the first step, the network in 8 bits, which tells
+    steps apart that differ by few images.
 
     Args:
         graph: from `npu_compiler.pipeline.import_model`.
@@ -76,37 +79,48 @@ def ablate(
     if data.labels is None:
         raise DataError("an ablation needs labels", hint="give a data set with labels")
     given = (options or QuantizeOptions()).check()
-    rows = []
-    for step in BASELINES:
-        observe(step.name)
-        made = quantize(graph, calibration.images, preprocess, replace(given, **step.change))
-        rows.append(_row(step.name, made, data, 100.0 if step.whole else 0.0))
+    steps = [(step.name, step.change, 100.0 if step.whole else 0.0) for step in BASELINES]
     change: dict[str, Any] = {}
     for step in LADDER:
-        observe(step.name)
         change = change | step.change
-        made = quantize(graph, calibration.images, preprocess, replace(given, **change))
-        rows.append(_row(step.name, made, data, ratio))
+        steps.append((step.name, change, ratio))
+    rows: list[dict[str, Any]] = []
+    reference = None
+    for name, changed, at in steps:
+        observe(name)
+        made = quantize(graph, calibration.images, preprocess, replace(given, **changed))
+        scores = outputs_at(made, data.images, at)
+        reference = scores if reference is None else reference
+        top1, off = top1_percent(scores, data), divergence_nats(reference, scores)
+        row = {"step": name, "ratio_percent": at, "top1_percent": round(top1, 2), "divergence_nats": round(off, 4)}
+        rows.append(row)
     head = {"model": graph.name, "ratio_percent": f"{ratio:g}", "images": str(len(data))}
     return Table(SCHEMA, head, tuple(rows))
 
 
-def top1_percent(graph: QuantizedGraph, data: Dataset, ratio: float) -> float:
-    """Return the top-1 accuracy at a ratio of a dial that may stop at every group."""
+def top1_percent(scores: NDArray[np.float64], data: Dataset) -> float:
+    """Return the top-1 accuracy of outputs (N, classes)."""
     assert data.labels is not None
-    return float(100.0 * np.mean(outputs_at(graph, data.images, ratio).argmax(axis=1) == data.labels))
+    return float(100.0 * np.mean(scores.argmax(axis=1) == data.labels))
+
+
+def divergence_nats(reference: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
+    """Return the mean Kullback-Leibler divergence of the classes' probabilities from those of a reference, in nats.
+
+    Both are outputs (N, classes) before a softmax.
+    """
+    p, q = _log_softmax(reference), _log_softmax(scores)
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = scores - scores.max(axis=1, keepdims=True)
+    return np.asarray(low - np.log(np.exp(low).sum(axis=1, keepdims=True)))
 
 
 def outputs_at(graph: QuantizedGraph, images: NDArray[np.uint8], ratio: float) -> NDArray[np.float64]:
     """Return the outputs at a ratio of a dial that may stop at every group, in real values, float64 (N, classes)."""
-    table, channels = graph.table, np.arange(graph.tensors[graph.input].channels)
-    made, out = (
-        fast_eval.run(graph, table[channels, images], walk_of_all_groups(graph, ratio)),
-        graph.tensors[graph.output],
-    )
+    channels, out = np.arange(graph.tensors[graph.input].channels), graph.tensors[graph.output]
+    made = fast_eval.run(graph, graph.table[channels, images], walk_of_all_groups(graph, ratio))
     physical = [out.channel_map.index(c) for c in range(max(out.channel_map) + 1)]
     return np.asarray(made.reshape(len(made), -1, out.channels)[:, 0, physical] * out.scale)
-
-
-def _row(name: str, graph: QuantizedGraph, data: Dataset, ratio: float) -> dict[str, Any]:
-    return {"step": name, "ratio_percent": ratio, "top1_percent": round(top1_percent(graph, data, ratio), 2)}

@@ -22,7 +22,7 @@ from npu_compiler.evolve import State
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model
 from npu_compiler.quantize import quantize
-from npu_runtime.ablating import outputs_at
+from npu_runtime.ablating import divergence_nats, outputs_at
 from npu_runtime.data import Dataset
 from numpy.typing import NDArray
 
@@ -119,7 +119,7 @@ def measure(case: Case, way: str) -> dict[str, Any]:
         right = (scores.argmax(axis=1) == case.data.labels).astype(np.float64)
         eight_bits = right if ratio == 0 else eight_bits
         top1[ratio] = round(100 * float(right.mean()), 2)
-        divergence[ratio] = round(mean_divergence(case.reference, scores), 4)
+        divergence[ratio] = round(divergence_nats(case.reference, scores), 4)
         loss_error[ratio] = round(100 * float(np.std(right - eight_bits)) / len(right) ** 0.5, 2)
     float_top1 = round(100 * float(np.mean(case.reference.argmax(axis=1) == case.data.labels)), 2)
     return {
@@ -133,18 +133,6 @@ def measure(case: Case, way: str) -> dict[str, Any]:
         "quantize_seconds": round(seconds, 1),
         "float_pass_seconds": round(case.pass_seconds, 1),
     }
-
-
-def mean_divergence(reference: NDArray[np.float64], scores: NDArray[np.float64]) -> float:
-    """Return the mean divergence, in nats, of the class probabilities of scores, (N, classes), from a reference."""
-    p, q = log_softmax(reference), log_softmax(scores)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
-
-
-def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithms of class probabilities."""
-    low = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(low - np.log(np.exp(low).sum(axis=1, keepdims=True)))
 
 
 GREEDY = {"all of ours, greedy": "static", "all of ours, greedy, dynamic": "dynamic"}

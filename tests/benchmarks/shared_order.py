@@ -19,9 +19,9 @@ from npu_compiler.pipeline import import_model
 from npu_compiler.qgraph import QConv, QuantizedGraph, QWindow
 from npu_compiler.quantize import study
 from npu_compiler.select import LayerStudy, Order, select
-from npu_runtime.ablating import outputs_at
+from npu_runtime.ablating import divergence_nats, outputs_at
 
-from tests.benchmarks.accuracy import EFFORTS, mean_divergence
+from tests.benchmarks.accuracy import EFFORTS
 from tests.benchmarks.models import Model, catalogue, float_outputs
 
 RATIOS = (25, 50, 75)  # at 0 and 100 % no order matters but to learned rounding
@@ -71,7 +71,7 @@ def measure(model: Model, images: int | None, extract: str) -> None:
         for ratio in RATIOS:
             scores = outputs_at(graph, data.images, ratio)
             top1 = 100 * float(np.mean(scores.argmax(axis=1) == data.labels))
-            cells.append(f"{ratio} %: {top1:6.2f} ({mean_divergence(reference, scores):.4f})")
+            cells.append(f"{ratio} %: {top1:6.2f} ({divergence_nats(reference, scores):.4f})")
         print(f"  {title:16} {'   '.join(cells)}", flush=True)
 
 

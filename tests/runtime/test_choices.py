@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from npu_compiler import npuq
 from npu_compiler.backend import compile_quantized
@@ -13,7 +14,7 @@ from npu_compiler.qgraph import Preprocess
 from npu_isa.container import load
 from npu_isa.errors import DataError
 from npu_isa.ops import Conv
-from npu_runtime.ablating import BASELINES, LADDER, ablate, top1_percent
+from npu_runtime.ablating import BASELINES, LADDER, ablate, divergence_nats, outputs_at, top1_percent
 from npu_runtime.choices import explain_groups, explain_layers, unused_wgt_bits
 from npu_runtime.cli import main
 from npu_runtime.data import Dataset, load_dataset
@@ -126,6 +127,7 @@ def test_ladder_has_every_step_and_its_rows_are_accuracies(images):
     assert seen == [s.name for s in (*BASELINES, *LADDER)] == [r["step"] for r in table.rows]
     assert all(0 <= r["top1_percent"] <= 100 for r in table.rows)
     assert table.rows[0]["top1_percent"] >= 95
+    assert table.rows[0]["divergence_nats"] == 0 < min(r["divergence_nats"] for r in table.rows[1:])
     with pytest.raises(DataError, match="an ablation needs labels"):
         ablate(graph, calibration, Dataset(images.images, None), pre, 75)
 
@@ -134,4 +136,12 @@ def test_accuracy_without_a_machine_is_that_of_the_simulator_at_the_ends(digits,
     for ratio in (0, 100):
         session.set_ratio(ratio)
         hits = session.run_integers(images.images).argmax(axis=1) == images.labels
-        assert top1_percent(digits.quantized, images, ratio) == pytest.approx(100 * hits.mean())
+        found = top1_percent(outputs_at(digits.quantized, images.images, ratio), images)
+        assert found == pytest.approx(100 * hits.mean())
+
+
+def test_divergence_by_hand():
+    """Halves against 3/4 and 1/4: (ln(1/2 / 3/4) + ln(1/2 / 1/4)) / 2 = ln(4/3) / 2; the second image has none."""
+    reference = np.log([[0.5, 0.5], [0.9, 0.1]])
+    scores = np.log([[0.75, 0.25], [0.9, 0.1]]) + 3  # a constant changes no probability
+    assert divergence_nats(reference, scores) == pytest.approx(np.log(4 / 3) / 2 / 2)
