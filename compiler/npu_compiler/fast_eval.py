@@ -112,10 +112,9 @@ class Evaluator:
 
         Only what depends on the convolution is evaluated again.
         """
-        plain = {n.name: self._matrix(n, None) for n in self.graph.nodes if isinstance(n, QConv)}
-        own = {
-            n.name: self._matrix(n, modes[n.name]) for n in self.graph.nodes if isinstance(n, QConv) and n.name in modes
-        }
+        convs = [n for n in self.graph.nodes if isinstance(n, QConv)]
+        plain = {n.name: self._matrix(n, None) for n in convs}
+        own = {n.name: self._matrix(n, modes[n.name]) for n in convs if n.name in modes}
 
         def outputs(part: U8) -> dict[str, Array]:
             exact: dict[str, Array] = {self.graph.input: part}

@@ -99,10 +99,8 @@ class Study:
         score = np.empty(len(units.score))
         for number, layer in enumerate(self.layers):
             mine = units.layer == number
-            error = units.score[mine]
-            score[mine] = (
-                _squared_distance(outputs[layer.node.name], reference) * error / max(float(error.sum()), 1e-30)
-            )
+            cost, error = _squared_distance(outputs[layer.node.name], reference), units.score[mine]
+            score[mine] = cost * error / max(float(error.sum()), 1e-30)
         return replace(units, score=score)
 
 
