@@ -55,7 +55,7 @@ def learn_rounding(study: Study, orders: Mapping[str, Order]) -> tuple[LayerStud
         name = layer.node.name
         return _learned(study, layer, orders[name], windows[name]) if name in windows else layer
 
-    with threads() as pool:  # a layer's sums run on one thread: they round alike on every computer
+    with threads() as pool:  # a layer's sums run on one thread: their rounding must not depend on how many there are
         return tuple(pool.map(learned, study.layers))
 
 

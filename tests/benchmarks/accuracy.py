@@ -21,12 +21,13 @@ import numpy as np
 from npu_compiler.evolve import State
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model
+from npu_compiler.qgraph import QuantizedGraph
 from npu_compiler.quantize import quantize
 from npu_runtime.ablating import divergence_nats, outputs_at
 from npu_runtime.data import Dataset
 from numpy.typing import NDArray
 
-from tests.benchmarks.models import RATIOS, Model, catalogue, float_outputs
+from tests.benchmarks.models import RATIOS, Model, chosen_models, float_outputs, positive
 
 INT4 = {"grouping": "none", "rounding": "nearest", "aligned": False, "bias_correction": "none"}
 PLAIN = INT4 | {"positions": "range"}
@@ -102,15 +103,25 @@ def load(model: Model, images: int | None) -> Case:
     return Case(model, effort, model.labelled_images(images or effort.images))
 
 
+def quantized(case: Case, way: str, state: State | None) -> QuantizedGraph:
+    """Quantize by one way."""
+    effort = case.effort
+    options = QuantizeOptions(search_images=effort.search_images, generations=effort.generations, **WAYS[way])
+    return quantize(import_model(case.model.path), case.calibration, case.model.preprocess, options, state)
+
+
 def measure(case: Case, way: str) -> dict[str, Any]:
     """Quantize by one way and measure it at every ratio."""
-    effort, change = case.effort, WAYS[way]
-    options = QuantizeOptions(search_images=effort.search_images, generations=effort.generations, **change)
     state = None
-    if options.selection == "evolutionary":  # a search serves both kinds of extraction
-        state = case.searches.setdefault(way.split(",")[0], State(options.seed))
+    if WAYS[way].get("selection") == "evolutionary":  # a search with static positions serves both kinds of extraction
+        static = way.removesuffix(", dynamic")
+        if static not in case.searches:
+            case.searches[static] = State(QuantizeOptions().seed)
+            if way != static:
+                quantized(case, static, case.searches[static])
+        state = case.searches[static]
     start = time.perf_counter()
-    graph = quantize(import_model(case.model.path), case.calibration, case.model.preprocess, options, state)
+    graph = quantized(case, way, state)
     seconds = time.perf_counter() - start
     top1, divergence, loss_error = {}, {}, {}
     eight_bits = right = np.zeros(len(case.data))
@@ -142,11 +153,12 @@ Rows = dict[str, dict[str, Any]]  # by way
 
 
 def by_set(rows: list[dict[str, Any]]) -> dict[tuple[str, int], Rows]:
-    """Return the rows of each model and number of images, by way; models in the order of the catalogue."""
+    """Return the rows of each model and number of images, by way; models as they come, then fewest images first."""
     found: dict[tuple[str, int], Rows] = {(r["model"], r["images"]): {} for r in rows}
     for r in rows:
         found[r["model"], r["images"]][r["way"]] = r
-    return dict(sorted(found.items(), key=lambda item: (list(catalogue()).index(item[0][0]), item[0][1])))
+    place = {name: number for number, name in enumerate(dict.fromkeys(r["model"] for r in rows))}
+    return dict(sorted(found.items(), key=lambda item: (place[item[0][0]], item[0][1])))
 
 
 def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -155,9 +167,8 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     whole = {key: mine for key, mine in sets.items() if {*WAYS} <= {*mine}}
     if whole:
         yield from _means(list(whole.values()))
-    greedy = {
-        model: (images, mine) for (model, images), mine in sets.items() if {*GREEDY} <= {*mine}
-    }  # the most images
+    # the last set of a model has the most images
+    greedy = {model: (images, mine) for (model, images), mine in sets.items() if {*GREEDY} <= {*mine}}
     yield from _table("Greedy selection on the most images", ("model, images", "float", "positions", *RATIOS, *LOSSES))
     for model, (images, mine) in greedy.items():
         for way, positions in GREEDY.items():
@@ -208,25 +219,25 @@ def _line(*cells: object) -> str:
 def main() -> int:
     """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(catalogue()))
+    parser.add_argument("--models", help="names, split by commas; all if left out")
     parser.add_argument("--ways", type=lambda text: text.split(";"), default=list(WAYS), help="names, split by ;")
-    parser.add_argument("--images", type=int, help="measured on, instead of what the model's size allows")
+    parser.add_argument("--images", type=positive, help="measured on, instead of what the model's size allows")
     parser.add_argument("--rows", type=Path, default=Path("build/accuracy.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the rows that are there as tables")
     args = parser.parse_args()
-    for asked, known in ((args.models, catalogue()), (args.ways, WAYS)):
-        if unknown := [a for a in asked if a not in known]:
-            parser.error(f"unknown {', '.join(unknown)}; there are {'; '.join(known)}")
-    args.rows.parent.mkdir(parents=True, exist_ok=True)
-    args.rows.touch()
-    rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
+    rows = [json.loads(line) for line in args.rows.read_text().splitlines()] if args.rows.exists() else []
     if args.table:
         print("\n".join(tables(rows)))
         return 0
-    for name in args.models:
-        case = load(catalogue()[name], args.images)
+    models = chosen_models(parser, args.models)
+    if unknown := [way for way in args.ways if way not in WAYS]:
+        parser.error(f"no way {', '.join(unknown)}; there are {'; '.join(WAYS)}")
+    args.rows.parent.mkdir(parents=True, exist_ok=True)
+    done = {(r["model"], r["images"], r["way"]) for r in rows}
+    for model in models:
+        case = load(model, args.images)
         for way in args.ways:
-            if way in by_set(rows).get((name, len(case.data)), {}):
+            if (model.name, len(case.data), way) in done:
                 continue
             row = measure(case, way)
             with args.rows.open("a") as file:

@@ -17,7 +17,7 @@ from npu_compiler.calibrate import pixel_values
 from npu_runtime.session import Session
 from numba import config
 
-from tests.benchmarks.models import DATA, Model, catalogue, compile_one
+from tests.benchmarks.models import Model, chosen_models, compile_one
 
 RATIOS = (0, 50, 100)
 BATCH = 64  # images that onnxruntime takes at once
@@ -89,18 +89,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    if not DATA.is_dir():
-        print(f"skipped: the data folder {DATA} is not there", file=sys.stderr)
-        return 0
-    models = catalogue()
-    names = args.models.split(",")
-    unknown = [n for n in names if n not in models]
-    if unknown or (args.binary and len(names) > 1):
-        parser.error(f"no model {', '.join(unknown)}" if unknown else "--binary goes with one model")
+    models = chosen_models(parser, args.models)
+    if args.binary and len(models) > 1:
+        parser.error("--binary goes with one model")
     config.NUMBA_NUM_THREADS = args.threads
     print(f"{args.threads} threads, {args.images} images, best of {args.rounds} rounds")
-    for name in names:
-        model = models[name]
+    for model in models:
         session = Session(args.binary) if args.binary else compile_one(model, args.hardware, args.calibration).session
         report(model, session, model.labelled_images(args.images).images, args.rounds, args.threads)
     return 0

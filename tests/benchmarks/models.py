@@ -74,6 +74,25 @@ def catalogue() -> dict[str, Model]:
     return found
 
 
+def chosen_models(parser: argparse.ArgumentParser, names: str | None) -> list[Model]:
+    """Return the models of these names, split by commas, or all; ends the program where one or the data are missing."""
+    if not DATA.is_dir():
+        print(f"skipped: the data folder {DATA} is not there", file=sys.stderr)
+        sys.exit(0)
+    known = catalogue()
+    asked = names.split(",") if names else list(known)
+    if unknown := [name for name in asked if name not in known]:
+        parser.error(f"no model {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in asked]
+
+
+def positive(text: str) -> int:
+    """Return a number of the command line that is at least 1; argparse reports others."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 @dataclass(frozen=True)
 class Compiled:
     """One model on one machine."""
@@ -151,31 +170,24 @@ def main() -> int:
     parser.add_argument("--calibration", type=int, help="calibration images; the compiler's default if left out")
     parser.add_argument("--accuracy", type=int, default=0, metavar="N", help="labelled images for the top-1 table")
     args = parser.parse_args()
-    if not DATA.is_dir():
-        print(f"skipped: the data folder {DATA} is not there", file=sys.stderr)
-        return 0
-    models = catalogue()
-    names = args.models.split(",") if args.models else list(models)
-    unknown = [n for n in names if n not in models]
-    if unknown:
-        parser.error(f"no model {', '.join(unknown)}; there are {', '.join(models)}")
+    models = chosen_models(parser, args.models)
     equal, compiled = True, []
     for machine in args.hardware.split(","):
         print(
             f"{machine:31} {'compile s':>8} {'MiB':>6} {'instr.':>7} {'bytes':>9} {'0 %':>8} {'50 %':>8} {'100 %':>8} "
             f"{'speedup':>7} {'values':>12} {'differ':>7} top-1 as float at 0/50/100 %"
         )
-        for name in names:
+        for model in models:
             try:
-                compiled.append(compile_one(models[name], machine, args.calibration))
+                compiled.append(compile_one(model, machine, args.calibration))
             except NpuError as error:
-                print(f"{name:31} refused: {error}", flush=True)
+                print(f"{model.name:31} refused: {error}", flush=True)
                 equal = False
                 continue
             equal &= report_equality(compiled[-1], args.images)
     if args.accuracy:
         print(f"\n{'top-1 in %':31} {'images':>6} {'float':>6} " + " ".join(f"{f'{r} %':>14}" for r in RATIOS))
-        for found in compiled[: len(names)]:
+        for found in compiled[: len(models)]:
             report_accuracy(found, args.accuracy)
     return 0 if equal else 1
 

@@ -22,10 +22,10 @@ from npu_compiler.select import LayerStudy, Order, select
 from npu_runtime.ablating import divergence_nats, outputs_at
 
 from tests.benchmarks.accuracy import EFFORTS
-from tests.benchmarks.models import Model, catalogue, float_outputs
+from tests.benchmarks.models import Model, chosen_models, float_outputs, positive
 
 RATIOS = (25, 50, 75)  # at 0 and 100 % no order matters but to learned rounding
-MODELS = ("resnet20_cifar10", "resnet44_cifar10", "mobilenetv2_cifar10_96", "resnet50v2_stage123_cifar10_96")
+MODELS = "resnet20_cifar10,resnet44_cifar10,mobilenetv2_cifar10_96,resnet50v2_stage123_cifar10_96"
 
 
 def streams(graph: QuantizedGraph, layers: tuple[LayerStudy, ...]) -> list[list[str]]:
@@ -78,14 +78,12 @@ def measure(model: Model, images: int | None, extract: str) -> None:
 def main() -> int:
     """Measure what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS))
-    parser.add_argument("--images", type=int, help="measured on, instead of what the model's size allows")
+    parser.add_argument("--models", default=MODELS, help="names, split by commas")
+    parser.add_argument("--images", type=positive, help="measured on, instead of what the model's size allows")
     parser.add_argument("--extract", choices=("static", "dynamic"), default="static")
     args = parser.parse_args()
-    if unknown := [name for name in args.models if name not in catalogue()]:
-        parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(catalogue())}")
-    for name in args.models:
-        measure(catalogue()[name], args.images, args.extract)
+    for model in chosen_models(parser, args.models):
+        measure(model, args.images, args.extract)
     return 0
 
 

@@ -96,9 +96,8 @@ def run(
 def _flush(state: Machine) -> int:
     """Return how many cycles after a pixel the clock of the array must run for all its registers to be at rest."""
     sizes = state.registers["sizes"][0]
-    return (
-        int(sizes["segment_rows"] + sizes["segments"] + sizes["cols"]) + 12
-    )  # stages before and behind the array, and to spare
+    around = 12  # stages before and behind the array, and to spare
+    return int(sizes["segment_rows"] + sizes["segments"] + sizes["cols"]) + around
 
 
 def _result(total: int, instructions: Sequence[Instruction], state: Machine) -> RegisterRun:
