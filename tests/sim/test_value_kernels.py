@@ -5,15 +5,15 @@ from functools import partial
 import numpy as np
 import pytest
 from npu_isa.ops import Conv, Vec
-from npu_sim.fast import kernels
+from npu_sim.fast import simd
 from npu_sim.fast.encode import Encoder
 from numba import config, njit
 
 from tests.bench_programs import BYTES, NO_PAD, ONE_TAP, WORD, Bench, small_machine
 from tests.value_models import assert_same_values, random_images
 
-VECTOR = kernels.VECTOR
-SHAPES = {"narrow": kernels.NARROW, "wide": kernels.WIDE}
+VECTOR = simd.VECTOR
+SHAPES = {"narrow": simd.NARROW, "wide": simd.WIDE}
 OUT = 256  # words: sources below, outputs above
 
 
@@ -21,17 +21,17 @@ OUT = 256  # words: sources below, outputs above
 
 
 def this_processor(shape):
-    return compiled({kernels.NARROW: kernels._dot_narrow, kernels.WIDE: kernels._dot_wide}[shape])
+    return compiled({simd.NARROW: simd.dot_narrow, simd.WIDE: simd.dot_wide}[shape])
 
 
 def any_other_processor(shape):
     """As LLVM translates it where no instruction multiplies and adds quads of bytes."""
-    emit = partial(kernels._emit_dot, shape)
-    return compiled(kernels._llvm_kernel(lambda _target, *rest: emit(("", "", ""), *rest), interpreted(shape)))
+    emit = partial(simd._emit_dot, shape)
+    return compiled(simd._llvm_kernel(lambda _target, *rest: emit(("", "", ""), *rest), interpreted(shape)))
 
 
 def interpreted(shape):
-    return partial(kernels._plain_dot, shape[1])
+    return partial(simd._plain_dot, shape[1])
 
 
 def compiled(kernel):
@@ -39,7 +39,7 @@ def compiled(kernel):
 
 
 def dot_sums(shape, arrays, numbers):
-    """What `kernels._emit_dot` describes, in Python integers: {element of acc: sum}."""
+    """What `simd._emit_dot` describes, in Python integers: {element of acc: sum}."""
     patch, pixels, weights, starts, acc = (a.tolist() for a in arrays)
     first, count, weight, start, row, width, accumulate, tap_rows, tap_row, tap_cols, tap_col, run = numbers
     places = [ty * tap_row + tx * tap_col + k for ty in range(tap_rows) for tx in range(tap_cols) for k in range(run)]

@@ -20,7 +20,7 @@ from npu_isa.timing import param_rows
 from numpy.typing import NDArray
 
 from npu_sim.fast import kernels, tables
-from npu_sim.fast.kernels import GROUP, QUAD, VECTOR
+from npu_sim.fast.simd import GROUP, QUAD, VECTOR, WHOLE
 
 U8 = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -350,7 +350,7 @@ def _segments(layout: _Layout, low: int, lowering: _Pool) -> list[tuple[int, ...
     for first, end in zip([0, *ends], [*ends, len(order)], strict=True):
         run, at, span = (end - first) * GROUP, 0, 0
         if low and layout.dynamic:
-            clips = np.array([layout.shifts[p] if p < low else kernels.WHOLE for p in order[first:end]], np.uint8)
+            clips = np.array([layout.shifts[p] if p < low else WHOLE for p in order[first:end]], np.uint8)
             at, span = lowering.append(clips), run
         elif low:
             codes = [_lowering(layout.shifts[p], layout.unsigned) if p < low else (0, 255, 0, 255) for p in order]

@@ -146,7 +146,7 @@ class Program(NamedTuple):
     Attributes:
         steps, convs, segments, vecs, transfers, folds: records as above.
         lowering: uint8. Byte q becomes min(max(saturate(q + half) & mask, low), high). Or positions that a group clips,
-            kernels.WHOLE for 8 bits.
+            simd.WHOLE for 8 bits.
         weights: int8, packed [vector][tap][place, by group][4 quads][16 columns][4 channels], lowered.
         starts: int32, what the sums of each column start from: takes back the offset of signed activations.
         params: int64; offset = bias * multiplier + 2^(shift - 1), leak the same with the second multiplier. Readable

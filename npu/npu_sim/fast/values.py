@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from npu_sim.fast import kernels
 from npu_sim.fast.encode import Encoder
+from npu_sim.fast.simd import VECTOR
 from npu_sim.fast.tables import Memory
 
 U8 = NDArray[np.uint8]
@@ -158,7 +159,7 @@ class Values:
     def _memory(self) -> Memory:
         machine, width = self._machine, self._program.acc_width
         return Memory(
-            act=np.zeros(machine.act_words * WORD_BYTES + kernels.VECTOR, np.uint8),
+            act=np.zeros(machine.act_words * WORD_BYTES + VECTOR, np.uint8),
             acc=np.zeros(2 * machine.acc_rows * width, np.int32),
             dram=np.zeros(self._scratch_bytes, np.uint8),
             patch=np.zeros(self._encoder.patch_bytes, np.uint8),

@@ -1,14 +1,13 @@
 """The clock: one cycle of the whole machine after the other, until the program halts or nothing can happen any more."""
 
-import hashlib
 from collections.abc import Callable
-from importlib import resources
 from typing import Any
 
 from npu_sim.register import array, dma, front, matrix, vector
 from npu_sim.register.front import CONV, LOAD, LOADED, LOADING, MATRIX, PORTS, SHADOW, STORE, TOKENS, VECTOR, WORK
 from npu_sim.register.kernel import cached, inlined
 from npu_sim.register.state import CAUSES, Front, Machine, Matrix, Memories, Pe
+from npu_sim.sources import digest
 
 HALTED, STUCK, TOO_LONG = range(3)
 STREAM, BANK, WEIGHTS, BUSY, DRAM, TOKEN_VECTOR = (
@@ -101,8 +100,7 @@ def compiled(sources: str) -> Callable[..., Any]:
     """Return the compiled clock.
 
     Args:
-        sources: names the text of all kernels. Numba's cache looks at the file of a function alone, and at the values
-            that it captures: with this one it knows an edit of any kernel.
+        sources: digest of the package (npu_sim.sources).
     """
 
     @cached
@@ -150,12 +148,4 @@ def compiled(sources: str) -> Callable[..., Any]:
     return run  # type: ignore[no-any-return]
 
 
-def _sources() -> str:
-    found = hashlib.sha256()
-    for file in sorted(resources.files("npu_sim.register").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".py"):
-            found.update(file.read_bytes())
-    return found.hexdigest()
-
-
-run_clock = compiled(_sources())
+run_clock = compiled(digest("npu_sim.register"))
