@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.footprint import window_rows
+from npu_isa.machine.footprint import window_rows
 
 ACT_WORDS = 1024
 OUT = ACT_WORDS // 2  # sources below, outputs above

@@ -4,13 +4,13 @@ from dataclasses import fields, replace
 
 import numpy as np
 from hypothesis import strategies as st
-from npu_compiler.backend import compile_quantized
-from npu_isa.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
-from npu_isa.codec import encode
-from npu_isa.machine import SHIPPED, MachineConfig, load_machine
-from npu_isa.manifest import PER_INSTRUCTION
-from npu_isa.ops import Instruction
-from npu_isa.tables import ENGINES, FRONT, SPECS
+from npu_compiler.backend.link import compile_quantized
+from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.manifest import PER_INSTRUCTION
+from npu_isa.isa.codec import encode
+from npu_isa.isa.ops import Instruction
+from npu_isa.isa.tables import ENGINES, FRONT, SPECS
+from npu_isa.machine.config import SHIPPED, MachineConfig, load_machine
 
 from tests.qgraphs import random_qgraph
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from npu_compiler.backend import compile_quantized
-from npu_compiler.layout import order_groups
-from npu_compiler.qgraph import QConcat, QFold, QuantizedGraph
-from npu_isa.binary import Binary
-from npu_isa.machine import MachineConfig, load_machine
-from npu_runtime.comparing import compare as compare_layers
-from npu_runtime.session import Session
+from npu_compiler.backend.link import compile_quantized
+from npu_compiler.lowering.order import order_groups
+from npu_compiler.qgraph.ir import QConcat, QFold, QuantizedGraph
+from npu_isa.file.binary import Binary
+from npu_isa.machine.config import MachineConfig, load_machine
+from npu_runtime.session.session import Session
+from npu_runtime.verification.comparing import compare as compare_layers
 from npu_sim.random_programs.builder import aside
 
 from tests.qgraphs import random_images, random_qgraph, with_dynamic_positions

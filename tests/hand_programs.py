@@ -1,9 +1,9 @@
 """Small programs in assembly, whose times and cycles by cause the tests work out by hand."""
 
-from npu_isa.asm import assemble
-from npu_isa.codec import decode
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Op, resolve
+from npu_isa.asm.assemble import assemble
+from npu_isa.isa.codec import decode
+from npu_isa.isa.ops import Op, resolve
+from npu_isa.machine.config import MachineConfig
 
 HEAD = """
 .machine "npu16" name="hand" {sizes}

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from npu_isa.container import HEAD, MAGIC, VERSION, from_bytes, seal, unseal
 from npu_isa.errors import NpuError
-from npu_isa.manifest import PER_INSTRUCTION
-from npu_isa.tables import BY_OPCODE, header_field
+from npu_isa.file.container import HEAD, MAGIC, VERSION, from_bytes, seal, unseal
+from npu_isa.file.manifest import PER_INSTRUCTION
+from npu_isa.isa.tables import BY_OPCODE, header_field
 
 Rng = np.random.Generator
 Arrays = dict[str, np.ndarray]
@@ -31,7 +31,7 @@ def mutate(data: bytes, rng: Rng) -> tuple[str, bytes]:
 
 def outcome(data: bytes, rng: Rng) -> str:
     """Return the class of the error that refuses a file, or "ran" if it ran at every ratio tried."""
-    from npu_runtime.session import Session
+    from npu_runtime.session.session import Session
     from npu_sim.counters import engine_rows, layer_cycles, spent
 
     try:
@@ -181,7 +181,7 @@ def _leaf(value: Any, rng: Rng) -> tuple[Any, Any]:
 
 
 def _rehash(manifest: dict[str, Any]) -> None:
-    from npu_isa.machine import machine_from_dict
+    from npu_isa.machine.config import machine_from_dict
 
     try:
         manifest["machine_hash"] = machine_from_dict(manifest["machine"], "").hash()

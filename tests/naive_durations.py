@@ -3,8 +3,8 @@
 from collections import Counter
 from itertools import pairwise
 
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Fold, Load, Source, Store, Vec
+from npu_isa.isa.ops import Conv, Fold, Load, Source, Store, Vec
+from npu_isa.machine.config import MachineConfig
 
 GROUP = 16
 BLOCK_BYTES = 1024

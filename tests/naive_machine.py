@@ -5,8 +5,8 @@ one array row. A conv sums 4-bit codes segment by segment and shifts each sum by
 """
 
 import numpy as np
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Fold, Load, Op, Store, Vec
+from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Vec
+from npu_isa.machine.config import MachineConfig
 
 WORD = 16
 NO_DIAL = 255

@@ -1,6 +1,6 @@
 """The timing rules of isa_spec/MICROARCHITECTURE.md sections 4 and 5, one cycle at a time.
 
-A twin of npu_sim.fast.timing, written from that page alone: every cycle, every engine takes a step and says what it
+A twin of npu_sim.fast.time.model, written from that page alone: every cycle, every engine takes a step and says what it
 did with the cycle. Nothing is computed ahead but how long a pipeline is.
 """
 
@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from npu_isa.footprint import regions
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Vec
+from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Vec
+from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.footprint import regions
 
 from tests import naive_durations as durations
 

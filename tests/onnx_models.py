@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from npu_compiler.float_eval import evaluate
-from npu_compiler.graph import Graph
-from npu_compiler.onnx_reader import read_onnx
-from npu_compiler.passes import optimize
-from npu_compiler.qgraph import Preprocess
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.float_eval import evaluate
+from npu_compiler.graph.ir import Graph
+from npu_compiler.graph.passes import optimize
+from npu_compiler.qgraph.ir import Preprocess
 from onnx import TensorProto, helper, numpy_helper
 
 TOLERANCE = 1e-5  # float32 sums of a few hundred terms in another order

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from npu_isa.asm import assemble
-from npu_runtime.models import MOMENTS, Observation, Workload
-from npu_runtime.verify import compare
+from npu_isa.asm.assemble import assemble
+from npu_runtime.verification.models import MOMENTS, Observation, Workload
+from npu_runtime.verification.verify import compare
 
 from tests.register_models import ALL
 from tests.waves import draw, record

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from npu_compiler.qgraph import (
+from npu_compiler.qgraph.ir import (
     GROUP,
     Epilogue,
     Lowering,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import npu_sim.register
 import numpy as np
-from npu_runtime.models import Model, Observation, Workload, register_observation
+from npu_runtime.verification.models import Model, Observation, Workload, register_observation
 
 from tests.register_models import Made, crowded_conv, positions, two_tokens
 

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
-from npu_isa.machine import load_machine
-from npu_isa.ops import Engine, Instruction, Memory
-from npu_isa.tables import BY_NAME
-from npu_runtime.models import MODELS, Model, Observation, Workload
-from npu_runtime.verify import VerifyReport
-from npu_runtime.verify_random import verify_case, workload
+from npu_isa.isa.ops import Engine, Instruction, Memory
+from npu_isa.isa.tables import BY_NAME
+from npu_isa.machine.config import load_machine
+from npu_runtime.verification.models import MODELS, Model, Observation, Workload
+from npu_runtime.verification.randomly import verify_case, workload
+from npu_runtime.verification.verify import VerifyReport
 
 from tests.bench_programs import positions_bench, small_machine
 from tests.naive_machine import NaiveMachine

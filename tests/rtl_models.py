@@ -4,9 +4,9 @@ from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
-from npu_isa.footprint import footprint
-from npu_isa.ops import Conv, Engine, Memory, Op, Source, resolve
-from npu_sim.fast.timing import simulate
+from npu_isa.isa.ops import Conv, Engine, Memory, Op, Source, resolve
+from npu_isa.machine.footprint import footprint
+from npu_sim.fast.time.model import simulate
 from npu_sim.random_programs.machines import random_machine, with_sizes
 from npu_sim.random_programs.programs import RandomProgram, random_program
 from npu_sim.random_programs.tokens import one_more

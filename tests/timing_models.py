@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from npu_isa.machine import SEGMENT_ROWS, WORD_BYTES, MachineConfig
-from npu_isa.ops import Engine, Op
+from npu_isa.isa.ops import Engine, Op
+from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES, MachineConfig
 from npu_sim.counters import CAUSES, spent
-from npu_sim.fast.timing import Timing, simulate
+from npu_sim.fast.time.model import Timing, simulate
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program
 from npu_sim.random_programs.tokens import random_tokens

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.ops import Op, Vec
-from npu_sim.fast.values import Values
+from npu_isa.isa.ops import Op, Vec
+from npu_sim.fast.values.run import Values
 from npu_sim.random_programs.programs import RandomProgram
 
 from tests.naive_machine import NaiveMachine, byte_value

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from npu_isa.machine import MachineConfig
-from npu_runtime.models import Workload
+from npu_isa.machine.config import MachineConfig
+from npu_runtime.verification.models import Workload
 from npu_sim.register import clock, state
 from npu_sim.register.machine import _flush
 from npu_sim.register.power import power_up

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from npu_isa.errors import DataError
 
-from npu_compiler.qgraph import Extraction
+from npu_compiler.qgraph.ir import Extraction
 
 Grouping = Literal["magnitude", "none"]
 Method = Literal["minmax", "percentile", "mse"]
@@ -29,16 +29,16 @@ class QuantizeOptions:
         grouping: channels share a group of 16 in the model's own order; or with those of like magnitude.
         positions: extraction positions of least squared error (they may clip), or by the largest value's bit length.
         bias_correction: what the bias row of a boundary repairs: nothing; the mean error of lowering the layer's own
-            groups; or that of the network as it runs, the layers before in 4 bits too (npu_compiler.fit).
+            groups; or that of the network as it runs, the layers before in 4 bits too (npu_compiler.lowering.fit).
         extract: positions of activations: static; or dynamic, from the 16 values of the group at each pixel.
         rounding: of the weights of layers with a dial: to the nearest 8-bit value; or learned, so that the errors of
-            their lowered forms cancel (npu_compiler.rounding).
+            their lowered forms cancel (npu_compiler.lowering.rounding).
         keep_first_8bit: the first convolutions after the image never run in 4 bits.
         keep_last_8bit: the last convolution never runs in 4 bits.
         keep_small_8bit: convolutions whose sums have at most SMALL products never run in 4 bits: one pass of an array
             of 32 rows holds them in either form, and their error is the largest.
         max_images: calibration images used, the first ones.
-        selection: in which order the groups turn 4-bit (npu_compiler.select).
+        selection: in which order the groups turn 4-bit (npu_compiler.lowering.select).
         seed: of random selection and of the search.
         generations: of the search, at each of its three ratios.
         search_images: calibration images that the search measures a choice on, the first ones.

@@ -6,18 +6,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from npu_isa.binary import Binary
-from npu_isa.machine import MachineConfig
+from npu_isa.file.binary import Binary
+from npu_isa.machine.config import MachineConfig
 
-from npu_compiler.backend import Observe, compile_quantized, ignore
-from npu_compiler.evolve import Progress, State
-from npu_compiler.graph import Graph
-from npu_compiler.layout import order_groups
-from npu_compiler.onnx_reader import read_onnx
+from npu_compiler.backend.link import Observe, compile_quantized, ignore
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.ir import Graph
+from npu_compiler.graph.passes import PASSES, optimize
+from npu_compiler.lowering.evolve import Progress, State
+from npu_compiler.lowering.lower import lower_graph, study
+from npu_compiler.lowering.order import order_groups
 from npu_compiler.options import QuantizeOptions
-from npu_compiler.passes import PASSES, optimize
-from npu_compiler.qgraph import U8, Preprocess, QuantizedGraph
-from npu_compiler.quantize import dump, quantize
+from npu_compiler.qgraph.dump import dump
+from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
+from npu_compiler.quantize.quantize import quantize8
 
 STAGES = ("import", *(p.__name__ for p in PASSES), "quantized", "schedule")
 
@@ -39,6 +41,18 @@ def import_model(path: str | Path, observe: Observe = ignore, *, requantize: boo
     return optimize(graph, observe=lambda name, g: observe(name, g.dump))
 
 
+def quantize(
+    graph: Graph,
+    images: U8,
+    preprocess: Preprocess,
+    options: QuantizeOptions,
+    state: State | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> QuantizedGraph:
+    """Quantize to 8 bits, study and lower: the steps after each other; see them for arguments and errors."""
+    return lower_graph(study(quantize8(graph, images, preprocess, options), options), state, progress)
+
+
 def quantize_graph(
     graph: Graph,
     images: U8,
@@ -56,7 +70,7 @@ def quantize_graph(
         preprocess: from pixels to the model's input.
         options: quantization choices; the defaults if None.
         observe: sees "quantized".
-        state, progress: of an evolutionary search; see `npu_compiler.quantize.quantize`.
+        state, progress: of an evolutionary search; see `npu_compiler.lowering.lower_graph`.
 
     Raises:
         DataError: the images or the preprocessing do not fit the model.

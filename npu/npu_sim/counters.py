@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Engine, Op, Setup
+from npu_isa.isa.ops import Conv, Engine, Op, Setup
+from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
-from npu_sim.fast import events
-from npu_sim.fast.timing import Timing
+from npu_sim.fast.time import loop as events
+from npu_sim.fast.time.model import Timing
 
 CAUSES = (
     "stream",

@@ -7,29 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from npu_isa.machine import load_machine
+    from npu_isa.machine.config import load_machine
 
-    from npu_runtime.comparing import compare
-    from npu_runtime.compiling import compile_file
-    from npu_runtime.data import PreprocessOptions, load_dataset
-    from npu_runtime.evaluating import evaluate
-    from npu_runtime.explain import what_would_help, where_it_went
-    from npu_runtime.report_folder import write_report
-    from npu_runtime.reporting import report
-    from npu_runtime.session import Session
+    from npu_runtime.data.dataset import PreprocessOptions, load_dataset
+    from npu_runtime.reports.cycles import report
+    from npu_runtime.reports.evaluating import evaluate
+    from npu_runtime.reports.explain import what_would_help, where_it_went
+    from npu_runtime.reports.folder import write_report
+    from npu_runtime.session.compiling import compile_file
+    from npu_runtime.session.session import Session
+    from npu_runtime.verification.comparing import compare
 
 _HOME = {
-    "PreprocessOptions": "npu_runtime.data",
-    "Session": "npu_runtime.session",
-    "compare": "npu_runtime.comparing",
-    "compile_file": "npu_runtime.compiling",
-    "evaluate": "npu_runtime.evaluating",
-    "load_dataset": "npu_runtime.data",
-    "load_machine": "npu_isa.machine",
-    "report": "npu_runtime.reporting",
-    "what_would_help": "npu_runtime.explain",
-    "where_it_went": "npu_runtime.explain",
-    "write_report": "npu_runtime.report_folder",
+    "PreprocessOptions": "npu_runtime.data.dataset",
+    "Session": "npu_runtime.session.session",
+    "compare": "npu_runtime.verification.comparing",
+    "compile_file": "npu_runtime.session.compiling",
+    "evaluate": "npu_runtime.reports.evaluating",
+    "load_dataset": "npu_runtime.data.dataset",
+    "load_machine": "npu_isa.machine.config",
+    "report": "npu_runtime.reports.cycles",
+    "what_would_help": "npu_runtime.reports.explain",
+    "where_it_went": "npu_runtime.reports.explain",
+    "write_report": "npu_runtime.reports.folder",
 }
 
 __all__ = [

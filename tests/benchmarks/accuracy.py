@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from npu_compiler.evolve import State
+from npu_compiler.lowering.evolve import State
 from npu_compiler.options import QuantizeOptions
-from npu_compiler.pipeline import import_model
-from npu_compiler.qgraph import QuantizedGraph
-from npu_compiler.quantize import quantize
-from npu_runtime.ablating import divergence_nats, outputs_at
-from npu_runtime.data import Dataset
+from npu_compiler.pipeline import import_model, quantize
+from npu_compiler.qgraph.ir import QuantizedGraph
+from npu_runtime.data.dataset import Dataset
+from npu_runtime.reports.ablating import divergence_nats, outputs_at
 from numpy.typing import NDArray
 
 from tests.benchmarks.models import RATIOS, Model, chosen_models, float_outputs, positive

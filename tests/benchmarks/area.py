@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from npu_isa.machine import load_machine
+from npu_isa.machine.config import load_machine
 from npu_sim.rtl.build import parameters, sources
 
 FOLDER = Path(".cache/area")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from npu_compiler.calibrate import pixel_values
-from npu_runtime.session import Session
+from npu_compiler.quantize.calibrate import pixel_values
+from npu_runtime.session.session import Session
 from numba import config
 
 from tests.benchmarks.models import Model, chosen_models, compile_one

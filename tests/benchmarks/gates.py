@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from npu_isa.machine import MachineConfig
+from npu_isa.machine.config import MachineConfig
 from npu_sim.random_programs.machines import RTL_SIZES
 from npu_sim.rtl.build import CACHE, DRIVER, TOP, compile_model, driver_sizes, parameters, sources
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from npu_isa.binary import Binary
-from npu_isa.check import check_binary
-from npu_isa.container import load
-from npu_runtime.compiling import compile_file
-from npu_runtime.models import Workload
-from npu_sim.fast.timing import TimingModel
-from npu_sim.fast.values import Values
+from npu_isa.check.program import check_binary
+from npu_isa.file.binary import Binary
+from npu_isa.file.container import load
+from npu_runtime.session.compiling import compile_file
+from npu_runtime.verification.models import Workload
+from npu_sim.fast.time.model import TimingModel
+from npu_sim.fast.values.run import Values
 from npu_sim.register import clock, machine
 from npu_sim.register.power import power_up
 from npu_sim.rtl.memories import trace

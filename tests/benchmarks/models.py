@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from npu_compiler.calibrate import pixel_values
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import compile_model
-from npu_compiler.qgraph import Preprocess, QuantizedGraph
-from npu_isa.container import to_bytes
+from npu_compiler.qgraph.ir import Preprocess, QuantizedGraph
+from npu_compiler.quantize.calibrate import pixel_values
 from npu_isa.errors import NpuError
-from npu_isa.machine import load_machine
-from npu_runtime.data import Dataset, Geometry, load_dataset
-from npu_runtime.evaluating import evaluate
-from npu_runtime.session import Session
+from npu_isa.file.container import to_bytes
+from npu_isa.machine.config import load_machine
+from npu_runtime.data.dataset import Dataset, Geometry, load_dataset
+from npu_runtime.reports.evaluating import evaluate
+from npu_runtime.session.session import Session
 
 from tests.equality import compare
 

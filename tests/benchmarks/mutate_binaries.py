@@ -26,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     os.environ["NUMBA_BOUNDSCHECK"], os.environ["NUMBA_CACHE_DIR"] = "1", str(CACHE)  # before Numba is imported
     import numpy as np
-    from npu_isa.container import to_bytes
+    from npu_isa.file.container import to_bytes
 
     from tests.binaries import SMALL, TINY, small_binary
     from tests.mutations import mutate, outcome

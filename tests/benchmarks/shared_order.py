@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import networkx as nx
 import numpy as np
-from npu_compiler.lowering import lower_in_order
+from npu_compiler.lowering.lower import lower_in_order, study
+from npu_compiler.lowering.select import LayerStudy, Order, select
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model
-from npu_compiler.qgraph import QConv, QuantizedGraph, QWindow
-from npu_compiler.quantize import study
-from npu_compiler.select import LayerStudy, Order, select
-from npu_runtime.ablating import divergence_nats, outputs_at
+from npu_compiler.qgraph.ir import QConv, QuantizedGraph, QWindow
+from npu_compiler.quantize.quantize import quantize8
+from npu_runtime.reports.ablating import divergence_nats, outputs_at
 
 from tests.benchmarks.accuracy import EFFORTS
 from tests.benchmarks.models import Model, chosen_models, float_outputs, positive
@@ -55,7 +55,7 @@ def measure(model: Model, images: int | None, extract: str) -> None:
     data = model.labelled_images(images or EFFORTS[calibration.shape[1]].images)
     reference = float_outputs(model, data.images).astype(np.float64)
     options = replace(QuantizeOptions(), extract=extract)
-    found = study(import_model(model.path), calibration, model.preprocess, options)
+    found = study(quantize8(import_model(model.path), calibration, model.preprocess, options), options)
     own = select(found)
     tied = streams(found.graph, found.layers)
     one = {name: order for names in tied for name, order in shared(own, names).items()}

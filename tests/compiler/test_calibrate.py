@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_compiler.calibrate import BINS, SAMPLES, Histogram, Tally, check_images, joined, pixel_values, tallies
-from npu_compiler.float_eval import evaluate
-from npu_compiler.onnx_reader import read_onnx
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.float_eval import evaluate
 from npu_compiler.options import QuantizeOptions
-from npu_compiler.qgraph import Preprocess
-from npu_compiler.quantize import image_quant, pixel_table
-from npu_compiler.scales import method_scale
+from npu_compiler.qgraph.ir import Preprocess
+from npu_compiler.quantize.calibrate import BINS, SAMPLES, Histogram, Tally, check_images, joined, pixel_values, tallies
+from npu_compiler.quantize.quantize import image_quant, pixel_table
+from npu_compiler.quantize.scales import method_scale
 from npu_isa.errors import DataError
 
 from tests.onnx_models import PIXELS, example, images, model_input, save

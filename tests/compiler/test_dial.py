@@ -4,15 +4,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from npu_compiler.backend import compile_quantized
-from npu_compiler.dial import dial_steps, legal_boundaries, low_macs
+from npu_compiler.backend.boundaries import legal_boundaries
+from npu_compiler.backend.link import compile_quantized
+from npu_compiler.backend.plan import make_plan
+from npu_compiler.backend.tiles import conv_cycles
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model, quantize_graph
-from npu_compiler.plan import make_plan
-from npu_compiler.tiles import conv_cycles
-from npu_isa.check import check_binary
-from npu_isa.machine import load_machine
-from npu_sim.fast.timing import TimingModel
+from npu_compiler.qgraph.dial import dial_steps, low_macs
+from npu_isa.check.program import check_binary
+from npu_isa.machine.config import load_machine
+from npu_sim.fast.time.model import TimingModel
 
 from tests.onnx_models import PIXELS, Net, images, save
 

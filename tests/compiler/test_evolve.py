@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from npu_compiler.evolve import RATIOS, Budget, Search, State, Units, priorities, state_from_json
+from npu_compiler.lowering.evolve import RATIOS, Budget, Search, State, Units, priorities, state_from_json
 from npu_isa.errors import DataError
 
 LAYERS = np.repeat(np.arange(4), [4, 2, 4, 2])

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_compiler import fast_eval, golden
-from npu_compiler.fast_eval import Evaluator, Mode, lowered_bytes, mode_at
+from npu_compiler.qgraph import fast_eval, golden
+from npu_compiler.qgraph.fast_eval import Evaluator, Mode, lowered_bytes, mode_at
 from npu_isa.errors import DataError
 
 from tests.qgraphs import random_images, random_qgraph, with_dynamic_positions

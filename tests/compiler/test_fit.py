@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_compiler import npuq
-from npu_compiler.fast_eval import Evaluator, mode_at
-from npu_compiler.fit import fit_bias_rows, walk_of_all_groups
+from npu_compiler.lowering.fit import fit_bias_rows, walk_of_all_groups
+from npu_compiler.qgraph import npuq
+from npu_compiler.qgraph.fast_eval import Evaluator, mode_at
 
 from tests.qgraphs import random_images, random_qgraph
 

@@ -5,13 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from npu_compiler import fast_eval
-from npu_compiler.onnx_reader import read_onnx
-from npu_compiler.passes import optimize
-from npu_compiler.positions import value_counts
-from npu_compiler.qgraph import GROUP
-from npu_compiler.quantize import QuantizeOptions, quantize, study
-from npu_compiler.qverify import verify_quantized
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.passes import optimize
+from npu_compiler.lowering.lower import study
+from npu_compiler.lowering.positions import value_counts
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import quantize
+from npu_compiler.qgraph import fast_eval
+from npu_compiler.qgraph.ir import GROUP
+from npu_compiler.qgraph.verify import verify_quantized
+from npu_compiler.quantize.quantize import quantize8
 
 from tests.onnx_models import PIXELS, Net, example, images, save, wide_example
 from tests.random_onnx import networks
@@ -61,7 +64,8 @@ def test_groups_hold_channels_of_like_magnitude(tmp_path):
     second = net.node("Relu", net.node("Conv", "x", net.constant(net.rng.normal(0, 0.3, (32, 3, 1, 1)) * scales[:32])))
     joined = net.node("Concat", net.node("MaxPool", first, kernel_shape=[1, 1]), second, axis=1)
     out = net.conv(joined, 80, 24, (1, 1))
-    found = study(optimize(read_onnx(save(net.model(out), tmp_path))), images(16), PIXELS, OPTIONS)
+    graph = optimize(read_onnx(save(net.model(out), tmp_path)))
+    found = study(quantize8(graph, images(16), PIXELS, OPTIONS), OPTIONS)
     layer = next(x for x in found.layers if x.node.name == out)
     counts = value_counts(found.graph, found.image_bytes, {layer.src.name})[layer.src.name]
     size = counts @ np.arange(256.0) ** 2

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_compiler.multipliers import integer_weights, prove_no_overflow, rounded, shifts, worst_magnitude
-from npu_compiler.onnx_reader import read_onnx
-from npu_compiler.passes import optimize
-from npu_compiler.quantize import QuantizeOptions, quantize
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.passes import optimize
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import quantize
+from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, shifts, worst_magnitude
 from npu_isa.errors import CompileError
-from npu_isa.numerics import MAX_MULTIPLIER, MAX_SHIFT, lower
+from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, lower
 
 from tests.onnx_models import PIXELS, Net, save
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from npu_compiler import golden, npuq
-from npu_compiler.qdump import dump
-from npu_compiler.qgraph import QConv
-from npu_compiler.qverify import verify_quantized
-from npu_isa.container import HEAD, seal, unseal
+from npu_compiler.qgraph import golden, npuq
+from npu_compiler.qgraph.dump import dump
+from npu_compiler.qgraph.ir import QConv
+from npu_compiler.qgraph.verify import verify_quantized
 from npu_isa.errors import ContainerError
+from npu_isa.file.container import HEAD, seal, unseal
 
 from tests.qgraphs import random_images, random_qgraph
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from npu_compiler.graph import Conv
-from npu_compiler.onnx_importer import OPERATORS
+from npu_compiler.frontend.importer import OPERATORS
+from npu_compiler.graph.ir import Conv
 from onnx import TensorProto
 
 from tests.onnx_models import Net, same_meaning

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from npu_compiler.backend import compile_quantized
+from npu_compiler.backend.link import compile_quantized
 from npu_compiler.pipeline import import_model, quantize_graph
-from npu_compiler.quantize import QuantizeOptions
-from npu_isa.machine import load_machine
-from npu_runtime.session import Session
+from npu_compiler.quantize.quantize import QuantizeOptions
+from npu_isa.machine.config import load_machine
+from npu_runtime.session.session import Session
 
 from tests.equality import compare
 from tests.onnx_models import PIXELS, save

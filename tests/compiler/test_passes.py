@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_compiler.float_eval import evaluate
-from npu_compiler.graph import Act, Activation, Add, Affine, Concat, Conv, Crop, Graph, Pool, TensorQuant, walk_back
-from npu_compiler.passes import PASSES, optimize
-from npu_compiler.passes.fold_activation import fold_activation
-from npu_compiler.passes.fold_batchnorm import fold_batchnorm
-from npu_compiler.passes.fold_pad import fold_pad
-from npu_compiler.passes.fuse_residual import fuse_residual
-from npu_compiler.passes.prune import prune
-from npu_compiler.passes.verify import shape_of, verify
-from npu_compiler.qgraph import Preprocess
-from npu_compiler.quantize import QuantizeOptions, dump, quantize
+from npu_compiler.graph.float_eval import evaluate
+from npu_compiler.graph.ir import Act, Activation, Add, Affine, Concat, Conv, Crop, Graph, Pool, TensorQuant, walk_back
+from npu_compiler.graph.passes import PASSES, optimize
+from npu_compiler.graph.passes.fold_activation import fold_activation
+from npu_compiler.graph.passes.fold_batchnorm import fold_batchnorm
+from npu_compiler.graph.passes.fold_pad import fold_pad
+from npu_compiler.graph.passes.fuse_residual import fuse_residual
+from npu_compiler.graph.passes.prune import prune
+from npu_compiler.graph.passes.verify import shape_of, verify
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import quantize
+from npu_compiler.qgraph.dump import dump
+from npu_compiler.qgraph.ir import Preprocess
 
 RNG = np.random.default_rng(0)
 RELU, RELU6 = Activation("clip", low=0.0), Activation("clip", low=0.0, high=6.0)

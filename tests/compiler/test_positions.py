@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_compiler import golden
-from npu_compiler.lowering import lower_graph
-from npu_compiler.onnx_reader import read_onnx
-from npu_compiler.passes import optimize
-from npu_compiler.positions import positions, value_counts
-from npu_compiler.qgraph import GROUP
-from npu_compiler.quantize import QuantizeOptions, quantize, study
-from npu_isa.numerics import lower
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.passes import optimize
+from npu_compiler.lowering.lower import lower_graph, study
+from npu_compiler.lowering.positions import positions, value_counts
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import quantize
+from npu_compiler.qgraph import golden
+from npu_compiler.qgraph.ir import GROUP
+from npu_compiler.quantize.quantize import quantize8
+from npu_isa.machine.numerics import lower
 
 from tests.onnx_models import PIXELS, images, save, wide_example
 
@@ -36,7 +38,7 @@ def naive_counts(graph, image_bytes):
 @pytest.fixture(scope="module")
 def case(wide_graph):
     """The network in 8 bits, its layers with a dial, the calibration bytes and the counts of their values."""
-    found = study(wide_graph, images(24), PIXELS, LAYER)
+    found = study(quantize8(wide_graph, images(24), PIXELS, LAYER), LAYER)
     return found, naive_counts(found.graph, found.image_bytes)
 
 
@@ -153,7 +155,7 @@ def test_positions_of_a_layer_alone(case):
 
 def test_scores_of_a_layer_sum_to_what_it_costs_the_output(wide_graph):
     """Measured with the golden model: that layer alone in 4 bits, with its own bias row."""
-    found = study(wide_graph, images(12), PIXELS, LAYER)
+    found = study(quantize8(wide_graph, images(12), PIXELS, LAYER), LAYER)
     units = found.with_sensitivity(found.units())
     graph = lower_graph(found)
     groups = [graph.tensors[n.src].groups for n in graph.lowerable]

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from npu_compiler import golden
-from npu_compiler.pipeline import import_model, quantize_graph
-from npu_compiler.qgraph import QConv, QuantizedGraph, QWindow
-from npu_compiler.quantize import QuantizeOptions, quantize
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import import_model, quantize, quantize_graph
+from npu_compiler.qgraph import golden
+from npu_compiler.qgraph.ir import QConv, QuantizedGraph, QWindow
 from npu_isa.errors import NpuError, UnsupportedError
-from npu_isa.machine import load_machine
-from npu_runtime.session import Session
+from npu_isa.machine.config import load_machine
+from npu_runtime.session.session import Session
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -123,7 +123,7 @@ def test_output_is_that_of_onnxruntime_within_few_steps(symmetric):
 
 
 def test_compiled_qdq_model_runs_as_its_golden_model(symmetric):
-    from npu_compiler.backend import compile_quantized
+    from npu_compiler.backend.link import compile_quantized
 
     graph = quantize_graph(import_model(symmetric.path), images(16), PIXELS)
     session = Session(compile_quantized(graph, load_machine("npu32")))

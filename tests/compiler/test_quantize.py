@@ -9,19 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from npu_compiler import golden
-from npu_compiler.float_eval import evaluate
-from npu_compiler.graph import Activation, Affine, Conv, Graph
-from npu_compiler.layout import order_groups
-from npu_compiler.onnx_reader import read_onnx
-from npu_compiler.passes import optimize
-from npu_compiler.pipeline import compile_model
-from npu_compiler.qgraph import QConv, QFold, QWindow
-from npu_compiler.quantize import QuantizeOptions, quantize
-from npu_compiler.qverify import verify_quantized
-from npu_isa.container import to_bytes
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.float_eval import evaluate
+from npu_compiler.graph.ir import Activation, Affine, Conv, Graph
+from npu_compiler.graph.passes import optimize
+from npu_compiler.lowering.order import order_groups
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import compile_model, quantize
+from npu_compiler.qgraph import golden
+from npu_compiler.qgraph.ir import QConv, QFold, QWindow
+from npu_compiler.qgraph.verify import verify_quantized
 from npu_isa.errors import DataError, UnsupportedError
-from npu_isa.machine import load_machine
+from npu_isa.file.container import to_bytes
+from npu_isa.machine.config import load_machine
 
 from tests.onnx_models import PIXELS, Net, example, images, model_input, save, wide_example
 from tests.qgraphs import random_images, random_qgraph
@@ -200,8 +200,8 @@ SCRIPT = """
 import hashlib, sys
 import numpy as np
 from npu_compiler.pipeline import compile_model
-from npu_isa.container import to_bytes
-from npu_isa.machine import load_machine
+from npu_isa.file.container import to_bytes
+from npu_isa.machine.config import load_machine
 from tests.onnx_models import PIXELS, images
 _, binary = compile_model(sys.argv[1], load_machine("npu16"), images(16), PIXELS)
 print(hashlib.sha256(to_bytes(binary)).hexdigest())

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 import pytest
-from npu_compiler.onnx_importer import OPERATORS
-from npu_compiler.onnx_reader import read_onnx
+from npu_compiler.frontend.importer import OPERATORS
+from npu_compiler.frontend.reader import read_onnx
 from npu_isa.errors import ModelError, NpuError, UnsupportedError
 from onnx import TensorProto, helper
 

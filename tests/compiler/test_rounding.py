@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from npu_compiler.rounding import _Moments, _settled
-from npu_isa.numerics import lower
+from npu_compiler.lowering.rounding import _Moments, _settled
+from npu_isa.machine.numerics import lower
 
 SIZE = 16
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_compiler.emit import Ring
-from npu_compiler.memory import Buffer, place
-from npu_compiler.tiles import _tile_shapes, cuts
-from npu_compiler.tokens import _within_depth
-from npu_isa.machine import load_machine
+from npu_compiler.backend.emit import Ring
+from npu_compiler.backend.memory import Buffer, place
+from npu_compiler.backend.tiles import _tile_shapes, cuts
+from npu_compiler.backend.tokens import _within_depth
+from npu_isa.machine.config import load_machine
 
 MACHINE = replace(load_machine("npu16"), act_region_bytes=1024)  # 256 words
 

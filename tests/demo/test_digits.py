@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from npu_runtime.compiling import compile_file
-from npu_runtime.data import load_dataset
-from npu_runtime.evaluating import evaluate
-from npu_runtime.session import Session
+from npu_runtime.data.dataset import load_dataset
+from npu_runtime.reports.evaluating import evaluate
+from npu_runtime.session.compiling import compile_file
+from npu_runtime.session.session import Session
 
 from tests.demo import digits, digits_net
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from npu_isa.asm import MOST_FAULTS, assemble
-from npu_isa.binary import Binary
-from npu_isa.check import check_binary
-from npu_isa.codec import decode
-from npu_isa.container import from_bytes, to_bytes
-from npu_isa.disasm import disassemble
+from npu_isa.asm.assemble import MOST_FAULTS, assemble
+from npu_isa.asm.disasm import disassemble
+from npu_isa.asm.syntax import CHANNEL, DIRECTIVES, NAMES, TOKENS, grammar
+from npu_isa.check.program import check_binary
 from npu_isa.errors import AsmError, NpuError
-from npu_isa.machine import load_machine
-from npu_isa.ops import Instruction
-from npu_isa.syntax import CHANNEL, DIRECTIVES, NAMES, TOKENS, grammar
-from npu_isa.tables import SPECS
+from npu_isa.file.binary import Binary
+from npu_isa.file.container import from_bytes, to_bytes
+from npu_isa.isa.codec import decode
+from npu_isa.isa.ops import Instruction
+from npu_isa.isa.tables import SPECS
+from npu_isa.machine.config import load_machine
 
 from tests.binaries import any_binaries, same_binary, small_binary
 from tests.mutations import alter_fields, alter_words

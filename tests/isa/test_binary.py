@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.binary import Binary, DialStep
+from npu_isa.file.binary import Binary, DialStep
 
 from tests.binaries import small_binary
 

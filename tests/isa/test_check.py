@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_isa.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
-from npu_isa.check import check_binary, check_program
-from npu_isa.codec import encode
+from npu_isa.check.program import check_binary, check_program
 from npu_isa.errors import NpuError, ProgramError
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Engine, Instruction, resolve
-from npu_sim.fast.timing import simulate
-from npu_sim.fast.values import Values
+from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.isa.codec import encode
+from npu_isa.isa.ops import Engine, Instruction, resolve
+from npu_isa.machine.config import MachineConfig
+from npu_sim.fast.time.model import simulate
+from npu_sim.fast.values.run import Values
 from npu_sim.random_programs.tokens import with_tokens
 from npu_sim.register.machine import run
 

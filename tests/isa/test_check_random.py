@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.check_bounds import _apart, _last_reader
-from npu_isa.check_memory import _progression, tapped
-from npu_isa.check_order import check_tokens
-from npu_isa.codec import decode, encode
+from npu_isa.check.bounds import _apart, _last_reader
+from npu_isa.check.memory import _progression, tapped
+from npu_isa.check.order import check_tokens
 from npu_isa.errors import NpuError, ProgramError
-from npu_isa.ops import Engine, Op, Setup, resolve
+from npu_isa.isa.codec import decode, encode
+from npu_isa.isa.ops import Engine, Op, Setup, resolve
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import RandomProgram, random_program
 from npu_sim.random_programs.tokens import conflicts, needed, with_tokens

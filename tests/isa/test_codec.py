@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from npu_isa.codec import decode, encode
 from npu_isa.errors import ProgramError
-from npu_isa.ops import Instruction
-from npu_isa.tables import BY_NAME
+from npu_isa.isa.codec import decode, encode
+from npu_isa.isa.ops import Instruction
+from npu_isa.isa.tables import BY_NAME
 
 from tests.binaries import instructions
 

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from npu_isa.container import HEAD, MAGIC, VERSION, from_bytes, load, save, seal, to_bytes, unseal, write_whole
 from npu_isa.errors import ContainerError
-from npu_isa.manifest import ARRAYS
+from npu_isa.file.container import HEAD, MAGIC, VERSION, from_bytes, load, save, seal, to_bytes, unseal, write_whole
+from npu_isa.file.manifest import ARRAYS
 
 from tests.binaries import any_binaries, same_binary, small_binary
 

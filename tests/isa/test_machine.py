@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 from npu_isa.errors import MachineError
-from npu_isa.machine import SHIPPED, MachineConfig, load_machine, machine_from_dict
+from npu_isa.machine.config import SHIPPED, MachineConfig, load_machine, machine_from_dict
 
 BASE = load_machine("npu32")
 BROKEN = [

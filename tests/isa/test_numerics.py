@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER, dynamic_shift, lower, requantize, round_shift
+from npu_isa.machine.numerics import (
+    MAX_MULTIPLIER,
+    MAX_SHIFT,
+    MAX_SHIFT_LOWER,
+    dynamic_shift,
+    lower,
+    requantize,
+    round_shift,
+)
 
 BYTES = np.arange(-128, 256)
 INT32 = (-(1 << 31), (1 << 31) - 1)

@@ -3,19 +3,19 @@
 from dataclasses import fields
 
 import pytest
-from npu_isa.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.asm.reference import HASHES, PAGE, attribute_docs, page, write
+from npu_isa.asm.syntax import DIRECTIVES
 from npu_isa.errors import NpuError
-from npu_isa.machine import MachineConfig
-from npu_isa.manifest import to_parts
-from npu_isa.reference import HASHES, PAGE, attribute_docs, page, write
-from npu_isa.syntax import DIRECTIVES
-from npu_isa.tables import SPECS, TIMING
+from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.manifest import to_parts
+from npu_isa.isa.tables import SPECS, TIMING
+from npu_isa.machine.config import MachineConfig
 
 from tests.binaries import small_binary
 
 
 def test_page_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m npu_isa.reference"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m npu_isa.asm.reference"
 
 
 def test_page_names_everything():
@@ -54,7 +54,7 @@ def test_every_attribute_is_explained(kind):
 def test_page_is_written_whole(tmp_path, monkeypatch):
     write(tmp_path / "ISA.md")
     assert (tmp_path / "ISA.md").read_text(encoding="utf-8") == page()
-    monkeypatch.setattr("npu_isa.reference.EXAMPLE", tmp_path / "none.s")
+    monkeypatch.setattr("npu_isa.asm.reference.EXAMPLE", tmp_path / "none.s")
     with pytest.raises(NpuError, match="belongs to the source tree"):
         write(tmp_path / "other.md")
     assert not (tmp_path / "other.md").exists()

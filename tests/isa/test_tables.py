@@ -7,9 +7,10 @@ import tomllib
 from dataclasses import fields
 
 import pytest
-from npu_isa import numerics, ops, tables
-from npu_isa.machine import SEGMENT_ROWS, WORD_BYTES
-from npu_isa.tables import BY_NAME, ENGINES, RAW, TIMING, docs, read_specs
+from npu_isa.isa import ops, tables
+from npu_isa.isa.tables import BY_NAME, ENGINES, RAW, TIMING, docs, read_specs
+from npu_isa.machine import numerics
+from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES
 
 
 def broken() -> dict:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from npu_isa import timing
-from npu_isa.machine import MachineConfig, load_machine
-from npu_isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
-from npu_isa.tables import TIMING
+from npu_isa.isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
+from npu_isa.isa.tables import TIMING
+from npu_isa.machine import timing
+from npu_isa.machine.config import MachineConfig, load_machine
 
 NPU32 = load_machine("npu32")
 

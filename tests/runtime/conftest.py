@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from npu_compiler.options import QuantizeOptions
-from npu_isa.container import save
-from npu_runtime.compiling import Compiled, compile_file
-from npu_runtime.data import Dataset, load_dataset
-from npu_runtime.session import Session
+from npu_isa.file.container import save
+from npu_runtime.data.dataset import Dataset, load_dataset
+from npu_runtime.session.compiling import Compiled, compile_file
+from npu_runtime.session.session import Session
 
 DEMO = Path(__file__).parent.parent / "demo"
 

@@ -5,21 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_compiler import npuq
-from npu_compiler.backend import compile_quantized
-from npu_compiler.fit import walk_of_all_groups
+from npu_compiler.backend.link import compile_quantized
+from npu_compiler.lowering.fit import walk_of_all_groups
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model
-from npu_compiler.qgraph import Preprocess
-from npu_isa.container import load
+from npu_compiler.qgraph import npuq
+from npu_compiler.qgraph.ir import Preprocess
 from npu_isa.errors import DataError
-from npu_isa.ops import Conv
-from npu_runtime.ablating import BASELINES, LADDER, ablate, divergence_nats, outputs_at, top1_percent
-from npu_runtime.choices import explain_groups, explain_layers, unused_wgt_bits
+from npu_isa.file.container import load
+from npu_isa.isa.ops import Conv
 from npu_runtime.cli import main
-from npu_runtime.data import Dataset, load_dataset
-from npu_runtime.session import Session
-from npu_runtime.verify import verify
+from npu_runtime.data.dataset import Dataset, load_dataset
+from npu_runtime.reports.ablating import BASELINES, LADDER, ablate, divergence_nats, outputs_at, top1_percent
+from npu_runtime.reports.choices import explain_groups, explain_layers, unused_wgt_bits
+from npu_runtime.session.session import Session
+from npu_runtime.verification.verify import verify
 
 from tests.qgraphs import with_dynamic_positions
 from tests.runtime.conftest import DEMO

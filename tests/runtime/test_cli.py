@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from npu_compiler import npuq
-from npu_compiler.evolve import State
-from npu_isa.container import load, to_bytes
+from npu_compiler.lowering.evolve import State
+from npu_compiler.qgraph import npuq
+from npu_isa.file.container import load, to_bytes
 from npu_runtime.cli import main
-from npu_runtime.compiling import Compiled
+from npu_runtime.session.compiling import Compiled
 from onnx import TensorProto, helper
 
 DEMO = Path(__file__).parent.parent / "demo"
@@ -105,7 +105,7 @@ def test_compare_exits_1_with_the_place(capsys, digits, tmp_path):
 def load_changed(data: bytes, folder: Path) -> Path:
     from dataclasses import replace
 
-    from npu_isa import container
+    from npu_isa.file import container
 
     binary = container.from_bytes(data, "x")
     constants = binary.constants.copy()

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from npu_isa.errors import DataError
-from npu_runtime.comparing import compare
-from npu_runtime.session import Session
+from npu_runtime.session.session import Session
+from npu_runtime.verification.comparing import compare
 
 
 def test_equal_models(digits, session, images):

@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from npu_isa.errors import DataError
-from npu_runtime.data import Geometry, PreprocessOptions, load_dataset, preprocess_options
+from npu_runtime.data.dataset import Geometry, PreprocessOptions, load_dataset, preprocess_options
 from PIL import Image
 
 RNG = np.random.default_rng(0)

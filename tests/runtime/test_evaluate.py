@@ -7,12 +7,12 @@ from dataclasses import replace
 import npu_runtime as npu
 import numpy as np
 import pytest
-from npu_compiler import golden
+from npu_compiler.qgraph import golden
 from npu_isa.errors import DataError, NpuError
-from npu_runtime.data import Dataset
-from npu_runtime.evaluating import RUN_SCHEMA, evaluate
-from npu_runtime.explain import matrix_macs, use_of, what_would_help, where_it_went
-from npu_sim.fast.timing import simulate
+from npu_runtime.data.dataset import Dataset
+from npu_runtime.reports.evaluating import RUN_SCHEMA, evaluate
+from npu_runtime.reports.explain import matrix_macs, use_of, what_would_help, where_it_went
+from npu_sim.fast.time.model import simulate
 
 PROMISED = {
     "ratio_percent",

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from npu_isa.container import to_bytes
+from npu_isa.file.container import to_bytes
 
 from tests.binaries import SMALL, TINY, small_binary
 from tests.mutations import mutate, outcome

@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
-from npu_isa.ops import Engine
-from npu_runtime.evaluating import evaluate
-from npu_runtime.report_folder import write_report
-from npu_runtime.reporting import REPORT_SCHEMA, report
+from npu_isa.isa.ops import Engine
+from npu_runtime.reports.cycles import REPORT_SCHEMA, report
+from npu_runtime.reports.evaluating import evaluate
+from npu_runtime.reports.folder import write_report
 
 
 @pytest.fixture(params=[0, 60, 100])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from npu_compiler import golden
+from npu_compiler.qgraph import golden
 from npu_isa.errors import DataError, NpuError
-from npu_runtime.reporting import layer_low_macs
-from npu_runtime.session import Session, decode_output
+from npu_runtime.reports.cycles import layer_low_macs
+from npu_runtime.session.session import Session, decode_output
 
 
 def test_any_ratio_is_legal_and_latency_never_rises(session):

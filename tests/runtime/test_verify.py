@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from npu_isa.errors import NpuError
-from npu_runtime import models as v
-from npu_runtime.models import MOMENTS, UNKNOWN, Observation, Workload, models_named
-from npu_runtime.verify import compare, verify
+from npu_runtime.verification import models as v
+from npu_runtime.verification.models import MOMENTS, UNKNOWN, Observation, Workload, models_named
+from npu_runtime.verification.verify import compare, verify
 
 from tests.binaries import small_binary
 from tests.register_models import instruction
@@ -104,7 +104,7 @@ def test_reports_add_up_and_stop_at_the_first_difference():
 
 
 def test_a_binary_with_its_golden_model():
-    from npu_compiler.backend import compile_quantized
+    from npu_compiler.backend.link import compile_quantized
 
     from tests.binaries import SMALL
     from tests.qgraphs import random_qgraph

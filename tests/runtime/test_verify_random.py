@@ -7,12 +7,12 @@ import sys
 import time
 
 import pytest
-from npu_isa import timing as rules
-from npu_isa.machine import load_machine
-from npu_runtime import verify_random as module
+from npu_isa.machine import timing as rules
+from npu_isa.machine.config import load_machine
 from npu_runtime.cli import main
-from npu_runtime.verify import VerifyReport
-from npu_runtime.verify_random import random_case, verify_random
+from npu_runtime.verification import randomly as module
+from npu_runtime.verification.randomly import random_case, verify_random
+from npu_runtime.verification.verify import VerifyReport
 from npu_sim.random_programs.machines import RTL_SIZES
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.ops import Conv, Engine
+from npu_isa.isa.ops import Conv, Engine
 from npu_sim.counters import (
     CAUSES,
     EngineRow,
@@ -19,7 +19,7 @@ from npu_sim.counters import (
     spent,
     trace_events,
 )
-from npu_sim.fast.timing import Timing, simulate
+from npu_sim.fast.time.model import Timing, simulate
 
 from tests.bench_programs import small_machine
 from tests.hand_programs import PORTS, TOKEN_FULL, hand

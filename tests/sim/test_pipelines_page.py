@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_isa.machine import load_machine
-from npu_isa.ops import Engine
-from npu_runtime.models import MOMENTS, Workload
-from npu_runtime.verify import compare
+from npu_isa.isa.ops import Engine
+from npu_isa.machine.config import load_machine
+from npu_runtime.verification.models import MOMENTS, Workload
+from npu_runtime.verification.verify import compare
 
 from tests import pipelines_page
 from tests.pipelines_page import BLOCK, PAGE

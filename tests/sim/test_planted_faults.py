@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from npu_isa import timing as rules
-from npu_isa.ops import Conv, Fold, Load, Op, Store, Vec
-from npu_isa.tables import TIMING
-from npu_sim.fast import events
-from npu_sim.fast import timing as fast
+from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Vec
+from npu_isa.isa.tables import TIMING
+from npu_isa.machine import timing as rules
+from npu_sim.fast.time import loop as events
+from npu_sim.fast.time import model as fast
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program
 

@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_isa.asm import assemble
-from npu_isa.codec import decode, encode
+from npu_isa.asm.assemble import assemble
 from npu_isa.errors import ProgramError
-from npu_isa.machine import MachineConfig, load_machine
-from npu_isa.numerics import lower
-from npu_isa.ops import Instruction
-from npu_isa.tables import ENGINES
-from npu_runtime.compiling import compile_file
-from npu_runtime.models import Workload
-from npu_runtime.session import Session
-from npu_runtime.verify import VerifyReport, verify
-from npu_runtime.verify_random import random_case, workload
+from npu_isa.isa.codec import decode, encode
+from npu_isa.isa.ops import Instruction
+from npu_isa.isa.tables import ENGINES
+from npu_isa.machine.config import MachineConfig, load_machine
+from npu_isa.machine.numerics import lower
+from npu_runtime.session.compiling import compile_file
+from npu_runtime.session.session import Session
+from npu_runtime.verification.models import Workload
+from npu_runtime.verification.randomly import random_case, workload
+from npu_runtime.verification.verify import VerifyReport, verify
 from npu_sim import counters
 from npu_sim.random_programs.programs import scrambled
 from npu_sim.register.machine import RegisterRun, run

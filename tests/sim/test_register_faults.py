@@ -6,11 +6,11 @@ value differs from the fast simulators' or the naive machine's, or if the progra
 
 import numpy as np
 import pytest
-from npu_isa import timing as rules
 from npu_isa.errors import ProgramError
-from npu_runtime.models import MODELS, Model
-from npu_runtime.verify import Difference, verify
-from npu_runtime.verify_random import random_case, workload
+from npu_isa.machine import timing as rules
+from npu_runtime.verification.models import MODELS, Model
+from npu_runtime.verification.randomly import random_case, workload
+from npu_runtime.verification.verify import Difference, verify
 from npu_sim.random_programs.programs import scrambled
 
 from tests.register_faults import DIRECTED, Fault, machine_with

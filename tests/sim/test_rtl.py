@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from npu_compiler.backend import compile_quantized
-from npu_isa.check import check_binary
-from npu_isa.codec import decode
+from npu_compiler.backend.link import compile_quantized
+from npu_isa.check.program import check_binary
 from npu_isa.errors import UnsupportedError
-from npu_isa.machine import load_machine
-from npu_isa.ops import Conv
-from npu_sim.fast.timing import simulate
+from npu_isa.isa.codec import decode
+from npu_isa.isa.ops import Conv
+from npu_isa.machine.config import load_machine
+from npu_sim.fast.time.model import simulate
 from npu_sim.random_programs.machines import RTL_SIZES, with_sizes
 from npu_sim.rtl import build as building
 from npu_sim.rtl.build import CACHE, RtlError, compile_model, find_toolchain, lint, sources

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from npu_isa.ops import Conv
-from npu_sim.fast.timing import simulate
+from npu_isa.isa.ops import Conv
+from npu_sim.fast.time.model import simulate
 from npu_sim.random_programs.machines import RTL_SIZES, with_sizes
 from npu_sim.random_programs.programs import RandomProgram
 from npu_sim.rtl.build import build, sources

@@ -6,11 +6,11 @@ of a pass, . waiting, digits parameter rows, ~ pipeline or DRAM latency. The pag
 
 import numpy as np
 import pytest
-from npu_isa.codec import decode
 from npu_isa.errors import ProgramError
-from npu_isa.footprint import regions
-from npu_isa.ops import Op, resolve
-from npu_sim.fast.timing import Timing, TimingModel, simulate
+from npu_isa.isa.codec import decode
+from npu_isa.isa.ops import Op, resolve
+from npu_isa.machine.footprint import regions
+from npu_sim.fast.time.model import Timing, TimingModel, simulate
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from npu_isa.ops import Memory
+from npu_isa.isa.ops import Memory
 from npu_sim.random_programs.builder import aside
 
 from tests.bench_programs import BYTES, NO_PAD, ONE_TAP, WIDE, WORD, Bench, small_machine

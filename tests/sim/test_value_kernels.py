@@ -4,9 +4,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from npu_isa.ops import Conv, Vec
-from npu_sim.fast import simd
-from npu_sim.fast.encode import Encoder
+from npu_isa.isa.ops import Conv, Vec
+from npu_sim.fast.values import simd
+from npu_sim.fast.values.encode import Encoder
 from numba import config, njit
 
 from tests.bench_programs import BYTES, NO_PAD, ONE_TAP, WORD, Bench, small_machine

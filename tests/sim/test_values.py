@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from npu_sim.fast import values
+from npu_sim.fast.values import run as values
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import RandomProgram, random_program
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from npu_isa.footprint import weight_block_words
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Instruction, Memory
+from npu_isa.isa.ops import Instruction, Memory
+from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.footprint import weight_block_words
 from numpy.typing import NDArray
 
 Array = NDArray[Any]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from npu_isa.machine import MachineConfig
+from npu_isa.machine.config import MachineConfig
 
 from npu_sim.random_programs.builder import WORD, aside
 

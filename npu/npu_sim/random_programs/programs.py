@@ -8,9 +8,9 @@ some that are not needed. Layers' tiles overlap in time as far as the tokens all
 from dataclasses import dataclass, replace
 
 import numpy as np
-from npu_isa.check import check_program
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Instruction, Op, Vec, resolve
+from npu_isa.check.program import check_program
+from npu_isa.isa.ops import Instruction, Op, Vec, resolve
+from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
 from npu_sim.random_programs.builder import CONSTANTS_BYTES, INPUT, INPUT_BYTES, OUTPUT, WORD, Builder

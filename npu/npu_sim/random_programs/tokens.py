@@ -5,10 +5,10 @@ from dataclasses import replace
 from itertools import pairwise, permutations
 
 import numpy as np
-from npu_isa.check_order import check_tokens
-from npu_isa.footprint import claims, footprint
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Engine, Instruction, Op, Vec, resolve
+from npu_isa.check.order import check_tokens
+from npu_isa.isa.ops import Engine, Instruction, Op, Vec, resolve
+from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.footprint import claims, footprint
 
 Edges = list[tuple[int, int]]
 

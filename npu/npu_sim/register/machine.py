@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.check import check_extraction
-from npu_isa.codec import decode, encode
+from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Instruction, resolve
-from npu_isa.tables import BY_NAME, ENGINES, TIMING
+from npu_isa.isa.codec import decode, encode
+from npu_isa.isa.ops import Instruction, resolve
+from npu_isa.isa.tables import BY_NAME, ENGINES, TIMING
+from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
 from npu_sim.register import clock, front
@@ -66,7 +66,7 @@ def run(
     """Clock the machine until the program halts.
 
     Args:
-        program: instructions, or code words of shape (instructions, 32). It must be valid (`npu_isa.check`): an
+        program: instructions, or code words of shape (instructions, 32). It must be valid (`npu_isa.check.program`): an
             address outside its memory is not caught here.
         machine: the design point.
         constants: DRAM from address 0.

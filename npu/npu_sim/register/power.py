@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from npu_isa.machine import ACT_REGIONS, SEGMENT_ROWS, MachineConfig
-from npu_isa.ops import Instruction
-from npu_isa.tables import BY_NAME, ENGINES, RAW, TIMING
+from npu_isa.isa.ops import Instruction
+from npu_isa.isa.tables import BY_NAME, ENGINES, RAW, TIMING
+from npu_isa.machine.config import ACT_REGIONS, SEGMENT_ROWS, MachineConfig
 from numpy.typing import NDArray
 
 from npu_sim.register import front

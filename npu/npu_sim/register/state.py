@@ -8,8 +8,8 @@ alternate, the one that holds the registers before the clock edge of cycle t is 
 from typing import Any, NamedTuple
 
 import numpy as np
-from npu_isa.machine import ACT_REGIONS
-from npu_isa.tables import RAW, SPECS
+from npu_isa.isa.tables import RAW, SPECS
+from npu_isa.machine.config import ACT_REGIONS
 from numpy.typing import NDArray
 
 Array = NDArray[Any]

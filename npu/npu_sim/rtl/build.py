@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from npu_isa.errors import NpuError, UnsupportedError
-from npu_isa.machine import SEGMENT_ROWS, MachineConfig
+from npu_isa.machine.config import SEGMENT_ROWS, MachineConfig
 
 from npu_sim.rtl.package import PACKAGE, SOURCES
 

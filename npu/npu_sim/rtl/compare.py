@@ -4,14 +4,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Op, Vec
-from npu_isa.tables import TIMING
-from npu_isa.timing import conv_factors, conv_passes, pass_interval, weight_load_cycles
+from npu_isa.isa.ops import Conv, Op, Vec
+from npu_isa.isa.tables import TIMING
+from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.timing import conv_factors, conv_passes, pass_interval, weight_load_cycles
 from numpy.typing import NDArray
 
-from npu_sim.fast import events as times
-from npu_sim.fast.timing import Timing
+from npu_sim.fast.time import loop as times
+from npu_sim.fast.time.model import Timing
 from npu_sim.rtl.run import RtlRun
 
 I32 = NDArray[np.int32]

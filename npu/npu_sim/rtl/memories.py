@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.footprint import footprint, position_words, weight_block_words
-from npu_isa.machine import WORD_BYTES, MachineConfig
-from npu_isa.ops import Conv, Load, Memory, Op
+from npu_isa.isa.ops import Conv, Load, Memory, Op
+from npu_isa.machine.config import WORD_BYTES, MachineConfig
+from npu_isa.machine.footprint import footprint, position_words, weight_block_words
 from numpy.typing import NDArray
 
-from npu_sim.fast.values import Values
+from npu_sim.fast.values.run import Values
 from npu_sim.rtl.stimulus import Written
 
 U8 = NDArray[np.uint8]

@@ -6,7 +6,7 @@ the file; a test compares it with the tables.
 
 from pathlib import Path
 
-from npu_isa.tables import ENGINES, RAW, SPECS, TIMING, WORD_BITS, InstructionSpec, Operand, header_field
+from npu_isa.isa.tables import ENGINES, RAW, SPECS, TIMING, WORD_BITS, InstructionSpec, Operand, header_field
 
 SOURCES = Path(__file__).parent / "sv"
 PACKAGE = SOURCES / "npu_pkg.sv"

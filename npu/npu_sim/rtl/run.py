@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from npu_isa.check import check_extraction
-from npu_isa.machine import MachineConfig
-from npu_isa.ops import Conv, Engine, Instruction, Op, Source, Vec, resolve
+from npu_isa.check.program import check_extraction
+from npu_isa.isa.ops import Conv, Engine, Instruction, Op, Source, Vec, resolve
+from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
-from npu_sim.fast.timing import Timing
+from npu_sim.fast.time.model import Timing
 from npu_sim.rtl.build import CACHE, RtlError, build
 from npu_sim.rtl.stimulus import Writes, stimulus
 from npu_sim.rtl.window import Window, window

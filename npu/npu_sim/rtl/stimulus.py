@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from npu_isa.codec import encode
-from npu_isa.footprint import regions
-from npu_isa.machine import ACT_REGIONS, WORD_BYTES, MachineConfig
-from npu_isa.ops import Conv, Engine, Instruction, Memory, Op, Source, Vec
-from npu_isa.timing import param_rows
+from npu_isa.isa.codec import encode
+from npu_isa.isa.ops import Conv, Engine, Instruction, Memory, Op, Source, Vec
+from npu_isa.machine.config import ACT_REGIONS, WORD_BYTES, MachineConfig
+from npu_isa.machine.footprint import regions
+from npu_isa.machine.timing import param_rows
 from numpy.typing import NDArray
 
-from npu_sim.fast import events as times
-from npu_sim.fast.timing import Timing
+from npu_sim.fast.time import loop as times
+from npu_sim.fast.time.model import Timing
 from npu_sim.rtl import window
 from npu_sim.rtl.window import Events, Window
 

@@ -9,12 +9,12 @@ their convs compute nothing: they stand as a repeated geom, some cycles apart, b
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from npu_isa.machine import ACT_REGIONS, MachineConfig
-from npu_isa.ops import Conv, Engine, Instruction, Op
-from npu_isa.timing import weight_load_cycles
+from npu_isa.isa.ops import Conv, Engine, Instruction, Op
+from npu_isa.machine.config import ACT_REGIONS, MachineConfig
+from npu_isa.machine.timing import weight_load_cycles
 
-from npu_sim.fast import events as times
-from npu_sim.fast.timing import Timing
+from npu_sim.fast.time import loop as times
+from npu_sim.fast.time.model import Timing
 
 Events = list[tuple[int, int, int, int, int]]
 LEAD_CYCLES = 100  # more than from a word in the queue to its weights

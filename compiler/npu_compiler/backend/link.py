@@ -1,0 +1,154 @@
+"""From a quantized graph to a binary for one machine."""
+
+from collections.abc import Callable
+
+import numpy as np
+from npu_isa.errors import CompileError, UnsupportedError
+from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
+from npu_isa.isa.codec import encode
+from npu_isa.machine.config import MachineConfig
+
+from npu_compiler.backend.boundaries import legal_boundaries
+from npu_compiler.backend.constants import pack
+from npu_compiler.backend.emit import NO_DIAL, Code, Emitter, with_tokens
+from npu_compiler.backend.plan import Plan, make_plan
+from npu_compiler.backend.tokens import add_tokens
+from npu_compiler.qgraph.dial import dial_steps
+from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QuantizedGraph
+
+Observe = Callable[[str, Callable[[], str]], None]
+
+
+def ignore(stage: str, text: Callable[[], str]) -> None:
+    """Observe nothing."""
+
+
+def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Observe = ignore) -> Binary:
+    """Schedule a quantized graph on a machine and emit the binary.
+
+    Args:
+        graph: the network; its values do not depend on the machine.
+        machine: the design point.
+        observe: called with "schedule" and a function that returns its text.
+
+    Raises:
+        CompileError: the network does not fit the machine; the message names the node and the limit.
+        UnsupportedError: the network asks for dynamic extraction, the machine has none.
+    """
+    machine.check()
+    if len(graph.lowerable) > NO_DIAL:
+        raise CompileError(
+            f"{len(graph.lowerable)} layers have a dial, the machine has {NO_DIAL} boundary registers",
+            graph.name,
+            "keep some layers in 8 bits",
+        )
+    for node in graph.lowerable:
+        if node.lowering is not None and node.lowering.extract == "dynamic" and not machine.dynamic_extraction:
+            raise UnsupportedError(
+                f"dynamic extraction: the machine {machine.name} has none",
+                f"node {node.name}",
+                "set dynamic_extraction = true in the machine, or quantize with --extract static",
+            )
+    plan = make_plan(graph, machine)
+    observe("schedule", plan.dump)
+    constants, places = pack(plan)
+    layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
+    code = Emitter(plan, places, constants.size, {n.name: i for i, n in enumerate(layers)}).run()
+    _check_sizes(code, plan, constants.size)
+    code = with_tokens(code, add_tokens(code.instructions, machine))
+    legal = legal_boundaries(plan, machine)
+    steps, macs = dial_steps(graph, legal)
+    return Binary(
+        model=graph.name,
+        machine=machine,
+        code=encode(code.instructions),
+        constants=constants,
+        dram_bytes=constants.size + plan.dram_bytes,
+        input=_input_info(plan, constants.size),
+        output=_output_info(plan, constants.size),
+        layers=_layers(graph, legal),
+        dial=steps,
+        dial_macs=macs,
+        layer_of=np.array(code.layer, np.int32),
+        tile_of=np.array(code.tile, np.int32),
+        channel_of=np.array(code.channel, np.int32),
+        location_of=np.zeros(len(code.layer), np.int32),
+        notes=graph.notes,
+    )
+
+
+def _check_sizes(code: Code, plan: Plan, constants_bytes: int) -> None:
+    machine = plan.machine
+    if len(code.instructions) > machine.instruction_words:
+        raise CompileError(
+            f"the program has {len(code.instructions)} instructions, the instruction memory holds "
+            f"{machine.instruction_words}",
+            f"machine {machine.name}",
+            "raise instruction_words, or the memories so that tiles grow",
+        )
+    if constants_bytes + plan.dram_bytes > machine.dram_bytes:
+        raise CompileError(
+            f"{constants_bytes + plan.dram_bytes} bytes of DRAM are needed, the machine has {machine.dram_bytes}",
+            f"machine {machine.name}",
+            "raise dram_bytes",
+        )
+
+
+def _layers(graph: QuantizedGraph, legal: dict[str, tuple[int, ...]]) -> tuple[LayerInfo, ...]:
+    registers = {n.name: i for i, n in enumerate(graph.lowerable)}
+    folds = {n.out: n for n in graph.nodes if isinstance(n, QFold)}
+    found = []
+    for node in graph.nodes:
+        if isinstance(node, QConcat | QFold):
+            continue
+        fold = folds.get(node.inputs[0])
+        found.append(
+            LayerInfo(
+                name=node.name,
+                onnx_nodes=tuple(dict.fromkeys((*(fold.onnx_nodes if fold else ()), *node.onnx_nodes))),
+                kind="conv" if isinstance(node, QConv) else "window",
+                register=registers.get(node.name, -1),
+                groups=graph.tensors[node.inputs[0]].groups if node.name in registers else 0,
+                boundaries=legal.get(node.name, (0,)),
+                macs=getattr(node, "macs", 0),
+                out=node.out,
+            )
+        )
+    return tuple(found)
+
+
+def _input_info(plan: Plan, base: int) -> InputInfo:
+    graph = plan.graph
+    image, pre = graph.tensors[graph.input], graph.preprocess
+    return InputInfo(
+        name=image.name,
+        address=base + plan.dram[graph.input],
+        height=image.height,
+        width=image.width,
+        channels=image.channels,
+        signed=image.signed,
+        scale=image.scale,
+        pixel_scale=pre.pixel_scale,
+        mean=pre.mean,
+        std=pre.std,
+        resize=pre.resize,
+        crop=pre.crop,
+        table=graph.table,
+    )
+
+
+def _output_info(plan: Plan, base: int) -> OutputInfo:
+    graph = plan.graph
+    out = graph.tensors[graph.output]
+    return OutputInfo(
+        name=out.name,
+        address=base + plan.dram[graph.output],
+        height=out.height,
+        width=out.width,
+        channels=out.channels,
+        bits=out.bits,
+        signed=out.signed,
+        scale=out.scale,
+        channel_map=out.channel_map,
+        shape=graph.output_shape,
+    )

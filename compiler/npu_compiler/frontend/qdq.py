@@ -1,0 +1,110 @@
+"""ONNX QuantizeLinear and DequantizeLinear: symmetric quantization is kept, the rest refused."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes, constant, operator
+from npu_compiler.graph.ir import Act, Activation, Channels, Concat, Crop, Pool, TensorQuant, inputs
+
+
+@operator("QuantizeLinear")
+def _quantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    if imp.requantize:
+        _keep_clamp(imp, node, constants)
+        return
+    scale, signed = _scale(node, constants)
+    if scale.size != 1:
+        raise Refused("activations need one scale for the tensor")
+    imp.quantized[node.output[0]] = (node.input[0], float(scale.reshape(-1)[0]), signed)
+    imp.same(node, node.input[0])
+
+
+def _keep_clamp(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    """Put an activation in the place of a quantization to be dropped whose least integer stands for 0.
+
+    Quantizers leave a ReLU, or a ReLU6, to this clamp.
+    """
+    scale, zero = (constant(node, i, constants, "scale and zero point") for i in (1, 2))
+    assert scale is not None
+    kind = np.iinfo(np.uint8) if zero is None else np.iinfo(zero.dtype)
+    offset = 0 if zero is None else int(zero.reshape(-1)[0])
+    value = imp.value(node.input[0])
+    if offset != kind.min or scale.size != 1 or _never_negative(imp, value.tensor):
+        imp.same(node, node.input[0])
+        return
+    act = Activation("clip", low=0.0, high=float(scale.reshape(-1)[0]) * (kind.max - offset))
+    imp.emit(Act(*imp.identity(node), value.tensor, act), imp.shapes[value.tensor], flat=value.flat)
+
+
+def _never_negative(imp: Importer, tensor: str) -> bool:
+    made = next((n for n in imp.nodes if n.out == tensor), None)
+    match made:
+        case Act(act=act):
+            return act.kind == "clip" and act.low >= 0
+        case Pool() | Concat() | Crop() | Channels():
+            return all(_never_negative(imp, t) for t in inputs(made))
+    return False
+
+
+@operator("DequantizeLinear")
+def _dequantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    if node.input[0] in constants:
+        _dequantize_constant(imp, node, constants)
+        return
+    if not imp.requantize and node.input[0] not in imp.assumed:  # assumed: the QuantizeLinear was refused
+        _fix(imp, node, constants)
+    imp.same(node, node.input[0])
+
+
+def _fix(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    """Fix the quantization of the tensor that a QuantizeLinear and this node pass on."""
+    if node.input[0] not in imp.quantized:
+        raise Refused("its input is neither constant nor made by QuantizeLinear")
+    scale, _ = _scale(node, constants)
+    source, given, signed = imp.quantized[node.input[0]]
+    if scale.size != 1 or float(scale.reshape(-1)[0]) != given:
+        raise Refused("QuantizeLinear and DequantizeLinear have different scales")
+    fixed = TensorQuant(given, signed)
+    if imp.quant.setdefault(imp.value(source).tensor, fixed) != fixed:
+        raise Refused("the tensor is quantized twice, with different scales")
+
+
+def _scale(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any], bool]:
+    """Return the scale of a Q or DQ node and whether its integers are signed; the zero point must be 0."""
+    scale, zero = (constant(node, i, constants, "scale and zero point") for i in (1, 2))
+    assert scale is not None
+    if zero is None:  # unsigned, unless opset 21 says otherwise
+        return scale, attributes(node).get("output_dtype", 0) == onnx.TensorProto.INT8
+    if zero.dtype not in (np.int8, np.uint8, np.int32):
+        raise Refused(f"{zero.dtype} integers are not supported")
+    if zero.any():
+        raise Refused(
+            f"zero point {int(zero.reshape(-1)[0])}: only symmetric quantization is kept; compile with --requantize "
+            "and calibration data to quantize anew"
+        )
+    return scale, zero.dtype != np.uint8
+
+
+def _dequantize_constant(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    array = constants[node.input[0]]
+    scale, zero = (constant(node, i, constants, "scale and zero point") for i in (1, 2))
+    assert scale is not None
+    axis = int(attributes(node).get("axis", 1)) % max(array.ndim, 1)
+    wide = [1] * array.ndim
+    if scale.size > 1:
+        wide[axis] = scale.size
+    offset = 0 if zero is None else zero.astype(np.int64).reshape(wide if zero.size > 1 else ())
+    values = (array.astype(np.int64) - offset) * scale.astype(np.float64).reshape(wide if scale.size > 1 else ())
+    kept: NDArray[np.float32] | None = scale.astype(np.float32).reshape(-1)
+    if zero is not None and zero.any():
+        if not imp.requantize:
+            raise Refused("weights with a zero point other than 0; compile with --requantize and calibration data")
+        kept = None
+    if array.dtype != np.int8 or (scale.size > 1 and axis not in (0, 1)) or imp.requantize:
+        kept = None
+    if kept is not None and scale.size > 1 and axis == 1 and array.ndim != 2:
+        kept = None
+    imp.weights[node.output[0]] = (values.astype(np.float32), kept)

@@ -1,0 +1,46 @@
+"""Fuse a residual addition into the convolution that ends its branch."""
+
+from dataclasses import replace
+
+from npu_compiler.graph.ir import Activation, Add, Conv, Graph, Node
+
+
+def fuse_residual(graph: Graph) -> Graph:
+    """Make a two-operand `Add` the residual of the convolution that makes one operand and has no other reader.
+
+    Expects batch normalization and activations folded. Of two such convolutions the later one is taken, since the
+    other operand must exist by then. A LeakyReLU after the addition needs the second multiplier for itself and stays.
+    A QDQ model that fixes the convolution's own output keeps the addition, so that its rounding is kept.
+    """
+    nodes: dict[str, Node] = {}  # by output, in order
+    gone: set[str] = set()
+    for node in graph.nodes:
+        taken = _branch_end(graph, nodes, node) if isinstance(node, Add) else None
+        if taken is None:
+            nodes[node.out] = node
+            continue
+        assert isinstance(node, Add)
+        conv = nodes.pop(taken.out)  # it moves to the addition's place, where the other operand exists
+        other = node.b if taken.out == node.a else node.a
+        names = (*conv.onnx_nodes, *node.onnx_nodes)
+        nodes[node.out] = replace(taken, out=node.out, residual=other, act=node.act, onnx_nodes=names)
+        gone.add(taken.out)
+    shapes = {t: s for t, s in graph.shapes.items() if t not in gone}
+    return replace(graph, nodes=tuple(nodes.values()), shapes=shapes)
+
+
+def _branch_end(graph: Graph, nodes: dict[str, Node], add: Add) -> Conv | None:
+    """Return the convolution that can take an addition, the later one of two."""
+    if add.act.kind == "leaky" or add.a == add.b:
+        return None
+    order = list(nodes)
+    found = [
+        node
+        for node in (nodes.get(add.a), nodes.get(add.b))
+        if isinstance(node, Conv)
+        and node.residual is None
+        and node.act == Activation()
+        and node.out not in graph.quant
+        and len(graph.users(node.out)) == 1
+    ]
+    return max(found, key=lambda n: order.index(n.out), default=None)

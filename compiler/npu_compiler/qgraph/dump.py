@@ -1,0 +1,63 @@
+"""The quantized graph as text, a line a node."""
+
+import numpy as np
+
+from npu_compiler.qgraph.ir import Epilogue, QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow, Window
+
+
+def dump(graph: QuantizedGraph) -> str:
+    """Return one line for the network and one for each node; equal graphs give equal text."""
+    output = "x".join(map(str, graph.output_shape))
+    lines = [f"quantized {graph.name}: {_tensor(graph.tensors[graph.input])} -> {graph.output} ({output})"]
+    for node in graph.nodes:
+        lines.append(f"  {_tensor(graph.tensors[node.out])} = {_node(node)}")
+    return "\n".join(lines) + "\n"
+
+
+def _tensor(t: QTensor) -> str:
+    kind = f"{'s' if t.signed else 'u'}{t.bits}"
+    return f"{t.name}: {t.height}x{t.width}x{t.channels} {kind} scale {t.scale:.6g}"
+
+
+def _node(node: QNode) -> str:
+    match node:
+        case QFold(src=src, window=window):
+            return f"fold({src}{_window(window)})"
+        case QConcat(srcs=srcs):
+            return f"concat({', '.join(srcs)})"
+        case QConv():
+            parts = [node.src, *_residual(node)]
+            return f"conv({', '.join(parts)}{_window(node.window)}) {_epilogue(node.epilogue)}{_lowering(node)}"
+        case QWindow():
+            parts = [node.src, *_residual(node)]
+            return f"{node.kind}({', '.join(parts)}{_window(node.window)}) {_epilogue(node.epilogue)}"
+    raise TypeError(type(node).__name__)
+
+
+def _residual(node: QConv | QWindow) -> list[str]:
+    return [] if node.residual is None else [f"+ {node.residual}"]
+
+
+def _window(w: Window) -> str:
+    parts = [f"; {w.kernel[0]}x{w.kernel[1]}"]
+    if w.stride != (1, 1):
+        parts.append(f" stride {w.stride[0]}x{w.stride[1]}")
+    if w.dilation != (1, 1):
+        parts.append(f" dilation {w.dilation[0]}x{w.dilation[1]}")
+    if (w.pad_top, w.pad_left) != (0, 0):
+        parts.append(f" pads {w.pad_top},{w.pad_left}")
+    return "".join(parts)
+
+
+def _epilogue(e: Epilogue) -> str:
+    factor = e.mult * 2.0 ** -e.shift.astype(np.float64)
+    text = f"x {factor.max():.4g} clamp {e.low}..{e.high}"
+    return f"{text} leaky" if e.leaky else text
+
+
+def _lowering(node: QConv) -> str:
+    if node.lowering is None:
+        return " 8-bit"
+    order = ",".join(map(str, node.lowering.order))
+    shift = ",".join(map(str, node.lowering.act_shift))
+    return f" order {order} s_act {shift}"

@@ -1,0 +1,367 @@
+"""Builds the 8-bit quantized graph, node by node, once every tensor has its scale."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from npu_isa.errors import UnsupportedError
+from npu_isa.isa.tables import RAW
+from numpy.typing import NDArray
+
+from npu_compiler.graph.ir import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Node, Pool, TensorQuant
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.qgraph.ir import (
+    I8,
+    U8,
+    Epilogue,
+    Preprocess,
+    QConcat,
+    QConv,
+    QFold,
+    QNode,
+    QTensor,
+    QuantizedGraph,
+    QWindow,
+    Window,
+)
+from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, shifts
+from npu_compiler.quantize.calibrate import F64
+from npu_compiler.quantize.prepare import Map, Prepared, dense_map, is_depthwise
+from npu_compiler.quantize.scales import dense_weight, group_of_channel, weight_scales
+
+FOLD_BYTES = 32  # a window of the image of at most two groups is gathered whole
+MAX_GROUPS: int = RAW["max_groups"]
+NO_ACT = Activation()
+
+
+def build(
+    prepared: Prepared,
+    quant: Mapping[str, TensorQuant],
+    mean_square: Mapping[str, F64],
+    dial: set[str],
+    preprocess: Preprocess,
+    table: U8,
+    options: QuantizeOptions,
+) -> QuantizedGraph:
+    """Return the quantized graph in which every layer runs in 8 bits.
+
+    Args:
+        prepared: the float graph.
+        quant: scale and sign of every tensor.
+        mean_square: of each channel of the tensors read by the nodes of `dial`.
+        dial: names of the convolutions that may run in 4 bits later; their weights' scales may be aligned.
+        preprocess, table: copied into the result.
+        options: choices.
+    """
+    maker = _Builder(prepared, quant, mean_square, dial, options)
+    for node in prepared.graph.nodes:
+        maker.add(node)
+    graph = prepared.graph
+    used = {graph.input, *(n.out for n in maker.nodes)}
+    return QuantizedGraph(
+        name=graph.name,
+        nodes=tuple(maker.nodes),
+        tensors={t: q for t, q in maker.tensors.items() if t in used},
+        input=graph.input,
+        output=graph.output,
+        preprocess=preprocess,
+        table=table,
+        output_shape=graph.output_shape,
+    )
+
+
+def scatter(values: NDArray[Any], channel_map: Map, axis: int = 0) -> NDArray[Any]:
+    """Return an array with its logical channels at their physical places along an axis, zero elsewhere."""
+    physical = np.array(channel_map)
+    at = np.flatnonzero(physical >= 0)
+    moved = np.moveaxis(values, axis, 0)
+    found = np.zeros((len(physical), *moved.shape[1:]), values.dtype)
+    found[at] = moved[physical[at]]
+    return np.moveaxis(found, 0, axis)
+
+
+class _Builder:
+    """The nodes and tensors so far."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        quant: Mapping[str, TensorQuant],
+        mean_square: Mapping[str, F64],
+        dial: set[str],
+        options: QuantizeOptions,
+    ) -> None:
+        self.graph = prepared.graph
+        self.maps = prepared.maps
+        self.quant = quant
+        self.mean_square = mean_square
+        self.dial = dial
+        self.options = options
+        self.nodes: list[QNode] = []
+        self.tensors: dict[str, QTensor] = {}
+        for name, (channels, height, width) in self.graph.shapes.items():
+            channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
+            wide = name == self.graph.output and name not in self.graph.quant
+            self._tensor(name, height, width, channel_map, quant[name], 16 if wide else 8)
+        self.made = {n.out: n for n in self.graph.nodes}
+
+    def _tensor(
+        self, name: str, height: int, width: int, channel_map: Map, quant: TensorQuant, bits: int = 8
+    ) -> QTensor:
+        tensor = QTensor(name, height, width, len(channel_map), quant.scale, quant.signed, channel_map, bits)
+        self.tensors[name] = tensor
+        return tensor
+
+    def add(self, node: Node) -> None:
+        """Append what computes a node."""
+        match node:
+            case Conv() if is_depthwise(node):
+                self._depthwise(node, node.src, node.weight[:, 0], node.bias, node.act, node.residual)
+            case Conv():
+                self._conv(node)
+            case Affine():
+                weight = node.scale[:, None, None]
+                self._depthwise(node, node.src, weight, node.shift, node.act, None)
+            case Act():
+                self._element(node, node.src, node.act, None)
+            case Add():
+                self._element(node, node.a, node.act, node.b)
+            case Pool():
+                window = Window(node.kernel, node.stride, node.dilation, node.pads[0], node.pads[1])
+                area = node.kernel[0] * node.kernel[1] if node.kind == "avg" else 1
+                self._window(node, node.src, "max" if node.kind == "max" else "sum", window, 1.0 / area)
+            case Concat():
+                self.nodes.append(QConcat(node.name, node.out, node.onnx_nodes, node.srcs))
+            case Crop() | Channels():
+                self._move(node)
+
+    # -- tensors read
+
+    def _read(self, node: Node, src: str, window: Window, macs_channels: int = 0) -> tuple[str, Window]:
+        """Return the tensor to read and the window to use: the image is gathered by a fold first."""
+        if src != self.graph.input:
+            return src, window
+        image, out = self.tensors[src], self.tensors[node.out]
+        kh, kw = window.kernel
+        rows, cols = image.height, image.width
+        fold, after = Window(), window
+        if macs_channels and window.dilation == (1, 1):
+            cols = out.width
+            if kh * kw * image.channels <= FOLD_BYTES:
+                fold, after, rows = window, Window(), out.height
+            else:
+                fold = Window((1, kw), (1, window.stride[1]), pad_left=window.pad_left)
+                after = Window((kh, 1), (window.stride[0], 1), pad_top=window.pad_top)
+        name = f"{node.name}.fold"
+        taps = fold.kernel[0] * fold.kernel[1] * image.channels
+        self._tensor(name, rows, cols, dense_map(taps), self.quant[src])
+        self.nodes.append(QFold(name, name, node.onnx_nodes, src, fold))
+        return name, after
+
+    # -- nodes
+
+    def _clamp(self, node: Node, act: Activation) -> tuple[int, int]:
+        out = self.tensors[node.out]
+        low, high = out.limits
+        if act.kind == "clip":
+            low = max(low, int(np.rint(max(act.low / out.scale, low))))
+            high = min(high, int(np.rint(min(act.high / out.scale, high))))
+        if not low <= 0 <= high:
+            raise UnsupportedError(
+                f"an activation clamps to {act.low:.4g}..{act.high:.4g}; the range must contain 0",
+                f"node {node.name}",
+                "unused channels of a group must stay zero: shift the bias into the next layer",
+            )
+        return low, high
+
+    def _alpha(self, node: Node, act: Activation) -> float | None:
+        if act.kind != "leaky":
+            return None
+        if act.alpha < 0:
+            raise UnsupportedError(f"LeakyReLU with a negative slope {act.alpha:.4g}", f"node {node.name}")
+        return act.alpha
+
+    def _weights(
+        self,
+        node: Conv | Affine,
+        src: str,
+        weight: F64,
+        bias: F64,
+        scale: F64,
+        act: Activation,
+        residual: str | None,
+        weight_map: tuple[Map, ...],
+    ) -> tuple[I8, Epilogue]:
+        """Return integer weights, output (and input) channels at their physical places, and the epilogue."""
+        low, high = self._clamp(node, act)
+        found = integer_weights(
+            weight,
+            bias,
+            scale,
+            self.tensors[src].scale,
+            self.tensors[node.out].scale,
+            fixed=isinstance(node, Conv) and node.weight_scale is not None,
+            residual=None if residual is None else self.tensors[residual].scale,
+            alpha=self._alpha(node, act),
+            where=f"node {node.name}",
+        )
+        integers = found.weight
+        for axis, channel_map in zip((0, integers.ndim - 1), weight_map, strict=False):
+            integers = scatter(integers, channel_map, axis)
+        out_map = weight_map[0]
+        mult2 = None if found.mult2 is None else scatter(found.mult2, out_map)
+        epilogue = Epilogue(
+            bias=scatter(found.bias, out_map),
+            mult=scatter(found.mult, out_map),
+            shift=np.maximum(scatter(found.shift, out_map), 1),
+            low=low,
+            high=high,
+            mult2=mult2,
+            leaky=act.kind == "leaky",
+        )
+        largest = 128 if self.tensors[src].signed else 255
+        prove_no_overflow(integers, epilogue.bias[None], largest, f"node {node.name}")
+        return integers, epilogue
+
+    def _conv(self, node: Conv) -> None:
+        kh, kw = node.weight.shape[2:]
+        window = Window((kh, kw), node.stride, node.dilation, node.pads[0], node.pads[1])
+        src, after = self._read(node, node.src, window, macs_channels=node.weight.shape[1])
+        weight = dense_weight(node).astype(np.float64)
+        scale = self._conv_scale(node, weight)
+        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *after.kernel, -1)
+        maps = (self.maps[node.out], self.tensors[src].channel_map)
+        bias = node.bias.astype(np.float64)
+        integers, epilogue = self._weights(node, src, folded, bias, scale, node.act, node.residual, maps)
+        if self.tensors[src].groups > MAX_GROUPS:
+            raise UnsupportedError(
+                f"{self.tensors[src].channels} input channels, a layer may read {MAX_GROUPS * 16}", f"node {node.name}"
+            )
+        out = self.tensors[node.out]
+        macs = out.height * out.width * node.weight.size
+        self.nodes.append(
+            QConv(node.name, node.out, node.onnx_nodes, src, integers, after, epilogue, node.residual, None, macs)
+        )
+
+    def _conv_scale(self, node: Conv, weight: F64) -> F64:
+        if node.weight_scale is not None:
+            return node.weight_scale.astype(np.float64)
+        flat = weight.reshape(*weight.shape[:2], -1)
+        if node.name not in self.dial or node.src == self.graph.input:
+            return weight_scales(flat, None, None, self.options)
+        groups = group_of_channel(self.maps[node.src])
+        return weight_scales(flat, self.mean_square[node.src], groups, self.options)
+
+    def _depthwise(
+        self,
+        node: Conv | Affine,
+        src: str,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        act: Activation,
+        residual: str | None,
+    ) -> None:
+        if isinstance(node, Conv):
+            window = Window((weight.shape[1], weight.shape[2]), node.stride, node.dilation, node.pads[0], node.pads[1])
+        else:
+            window = Window()
+        src, window = self._read(node, src, window)
+        real = weight.astype(np.float64)
+        if isinstance(node, Conv) and node.weight_scale is not None:
+            scale = node.weight_scale.astype(np.float64)
+        else:
+            scale = weight_scales(real.reshape(len(real), 1, -1), None, None, self.options)
+        maps = (self.maps[node.out],)
+        integers, epilogue = self._weights(node, src, real, bias.astype(np.float64), scale, act, residual, maps)
+        out = self.tensors[node.out]
+        macs = out.height * out.width * weight.size
+        self.nodes.append(
+            QWindow(node.name, node.out, node.onnx_nodes, src, "mac", window, epilogue, residual, integers, macs)
+        )
+
+    def _element(self, node: Node, src: str, act: Activation, residual: str | None) -> None:
+        self._window(node, src, "sum", Window(), 1.0, act, residual)
+
+    def _epilogue(
+        self, node: Node, src: str, factor: float, act: Activation = NO_ACT, residual: str | None = None
+    ) -> Epilogue:
+        """Return the epilogue of a node without weights: output = factor * sum [+ residual]."""
+        out = self.tensors[node.out]
+        first = np.full(out.channels, factor * self.tensors[src].scale / out.scale)
+        second: F64 | None = None
+        alpha = self._alpha(node, act)
+        if residual is not None:
+            second = np.full(out.channels, self.tensors[residual].scale / out.scale)
+        elif alpha is not None:
+            second = first * alpha
+        shift = shifts(first, second, f"node {node.name}")
+        low, high = self._clamp(node, act)
+        return Epilogue(
+            bias=np.zeros(out.channels, np.int32),
+            mult=rounded(first, shift),
+            shift=shift.astype(np.int32),
+            low=low,
+            high=high,
+            mult2=None if second is None else rounded(second, shift),
+            leaky=alpha is not None,
+        )
+
+    def _window(
+        self,
+        node: Node,
+        src: str,
+        kind: str,
+        window: Window,
+        factor: float,
+        act: Activation = NO_ACT,
+        residual: str | None = None,
+    ) -> None:
+        src, window = self._read(node, src, window)
+        epilogue = self._epilogue(node, src, factor, act, residual)
+        assert kind in ("max", "sum")
+        self.nodes.append(
+            QWindow(
+                node.name, node.out, node.onnx_nodes, src, "max" if kind == "max" else "sum", window, epilogue, residual
+            )
+        )
+
+    # -- moving values
+
+    def _move(self, node: Crop | Channels) -> None:
+        """Append a crop or a choice of channels; the two after each other become one 0/1 convolution."""
+        users = self.graph.users(node.out)
+        if len(users) == 1 and isinstance(users[0], Crop | Channels) and self._taken_by(users[0]) is node:
+            return  # the user does both
+        before = self._taken_by(node)
+        parts = [node] if before is None else [before, node]
+        crop = next((p for p in parts if isinstance(p, Crop)), None)
+        choice = next((p for p in parts if isinstance(p, Channels)), None)
+        onnx_nodes = tuple(dict.fromkeys(n for p in parts for n in p.onnx_nodes))
+        window = Window(stride=crop.stride, pad_top=crop.pads[0], pad_left=crop.pads[1]) if crop else Window()
+        src, window = self._read(node, parts[0].src, window)
+        epilogue = self._epilogue(node, src, 1.0)
+        if choice is None:
+            self.nodes.append(QWindow(node.name, node.out, onnx_nodes, src, "sum", window, epilogue))
+            return
+        weight = self._choice(choice, src, node.out)
+        self.nodes.append(QConv(node.name, node.out, onnx_nodes, src, weight, window, epilogue, None, None, 0))
+
+    def _taken_by(self, node: Crop | Channels) -> Crop | Channels | None:
+        """Return the move before a move that becomes one with it: one crop, one choice, with one rounding at most.
+
+        Of three in a row the first two join.
+        """
+        before = self.made.get(node.src)
+        if not isinstance(before, Crop | Channels) or type(before) is type(node):
+            return None
+        if self.quant[before.out] != self.quant[node.out] or len(self.graph.users(before.out)) != 1:
+            return None
+        return None if self._taken_by(before) is not None else before
+
+    def _choice(self, node: Channels, src: str, out: str) -> I8:
+        weight = np.zeros((len(node.source), 1, 1, max(self.tensors[src].channel_map) + 1), np.int8)
+        for channel, source in enumerate(node.source):
+            if source >= 0:
+                weight[channel, 0, 0, source] = 1
+        placed = scatter(scatter(weight, self.maps[out], 0), self.tensors[src].channel_map, 3)
+        return np.asarray(placed, np.int8)

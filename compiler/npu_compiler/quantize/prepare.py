@@ -1,0 +1,235 @@
+"""The float graph made ready for integers: after this every node has one counterpart in the quantized graph.
+
+`prepare` inserts element-wise copies where a tensor would need two quantizations or two places in memory; `tie_classes`
+says which tensors must share scale and sign; `channel_maps` says where each channel stands in the groups of 16.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from npu_compiler.graph.ir import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
+from npu_compiler.qgraph.ir import GROUP
+
+COPY = Activation()
+Map = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A float graph ready to be quantized.
+
+    Attributes:
+        graph: with copies inserted; the output's producer may be requantized freely and nothing else reads it.
+        maps: channel map (npu_compiler.qgraph.ir.QTensor) of every tensor but the input.
+        classes: representative of each tensor's class of equal scale and sign.
+    """
+
+    graph: Graph
+    maps: Mapping[str, Map]
+    classes: Mapping[str, str]
+
+
+def prepare(graph: Graph) -> Prepared:
+    """Return the graph with the same meaning that obeys the rules of the quantized graph.
+
+    Args:
+        graph: optimized; `quant` has an entry for the input (its quantization follows from the preprocessing).
+    """
+    for step in (_split_leaky, _copy_image, _free_output, _copy_shared_operands, _copy_conflicts):
+        graph = step(graph)
+    graph, maps = _align_channels(graph)
+    classes, _ = tie_classes(graph)
+    return Prepared(graph, maps, classes)
+
+
+def dense_map(channels: int) -> Map:
+    """Return the map of channels that follow each other, padded to whole groups."""
+    return tuple(range(channels)) + (-1,) * (-channels % GROUP)
+
+
+def is_depthwise(node: Conv) -> bool:
+    """Whether a convolution runs on the vector engine: one output channel for each input channel."""
+    return node.groups > 1 and node.groups == len(node.weight) and node.weight.shape[1] == 1
+
+
+def _fresh(graph: Graph, base: str) -> str:
+    taken = set(graph.shapes) | {n.name for n in graph.nodes}
+    return next(name for i in range(len(taken) + 1) if (name := f"{base}.copy{i}") not in taken)
+
+
+def _reading(node: Node, old: str, new: str, *, only: int | None = None) -> Node:
+    """Return the node with reads of `old` replaced, or only the operand of that number of a concat."""
+    change: dict[str, Any]
+    match node:
+        case Concat():
+            change = {"srcs": tuple(new if s == old and only in (None, i) else s for i, s in enumerate(node.srcs))}
+        case Add():
+            change = {"a": new if node.a == old else node.a, "b": new if node.b == old else node.b}
+        case Conv():
+            change = {
+                "src": new if node.src == old else node.src,
+                "residual": new if node.residual == old else node.residual,
+            }
+        case _:
+            change = {"src": new}
+    return replace(node, **change)
+
+
+def _with_copy(graph: Graph, tensor: str, readers: Mapping[str, int | None], act: Activation = COPY) -> Graph:
+    """Insert an element-wise node after a tensor for some readers: node name -> concat operand, or None for all."""
+    name = _fresh(graph, tensor)
+    copy = Act(name, name, (), tensor, act)
+    nodes: list[Node] = []
+    placed = False
+    for node in graph.nodes:
+        if node.name in readers:
+            if not placed:
+                nodes.append(copy)
+                placed = True
+            node = _reading(node, tensor, name, only=readers[node.name])
+        nodes.append(node)
+    if not placed:
+        nodes.append(copy)
+    return replace(graph, nodes=tuple(nodes), shapes=graph.shapes | {name: graph.shapes[tensor]})
+
+
+def _split_leaky(graph: Graph) -> Graph:
+    """Give a LeakyReLU after an addition a node of its own: the second multiplier serves only one of the two."""
+    nodes: list[Node] = []
+    shapes = dict(graph.shapes)
+    for node in graph.nodes:
+        added = isinstance(node, Add) or (isinstance(node, Conv) and node.residual is not None)
+        if isinstance(node, Add | Conv) and added and node.act.kind == "leaky":
+            name = _fresh(graph, node.out)
+            nodes += [replace(node, out=name, act=COPY), Act(name, node.out, node.onnx_nodes, name, node.act)]
+            shapes[name] = shapes[node.out]
+        else:
+            nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), shapes=shapes)
+
+
+def _copy_image(graph: Graph) -> Graph:
+    """Give the image a padded copy where an operation cannot read it: only single-operand nodes read images."""
+    readers: dict[str, int | None] = {}
+    for node in graph.users(graph.input):
+        if isinstance(node, Add | Concat) or (isinstance(node, Conv) and node.residual == graph.input):
+            readers[node.name] = None
+    return _with_copy(graph, graph.input, readers) if readers else graph
+
+
+def _free_output(graph: Graph) -> Graph:
+    """See to it that the output is made by a node of arithmetic, so that it can have 16 bits, and is read by none."""
+    made = {n.out: n for n in graph.nodes}
+    node = made.get(graph.output)
+    arithmetic = isinstance(node, Conv | Affine | Act | Add) or (isinstance(node, Pool) and node.kind == "avg")
+    if arithmetic and not graph.users(graph.output):
+        return graph
+    copied = _with_copy(graph, graph.output, {})
+    quant = dict(copied.quant)
+    if graph.output in quant:
+        quant[copied.nodes[-1].out] = quant[graph.output]
+    return replace(copied, output=copied.nodes[-1].out, quant=quant)
+
+
+def _copy_shared_operands(graph: Graph) -> Graph:
+    """Copy what would be an operand of two concats or twice of one: a tensor has one place in memory."""
+    taken: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node, Concat):
+            for i, src in enumerate(node.srcs):
+                if src in taken:
+                    graph = _with_copy(graph, src, {node.name: i})
+                taken.add(src)
+    return graph
+
+
+def _copy_conflicts(graph: Graph) -> Graph:
+    """Copy concat operands whose quantization is fixed to another one than the result's."""
+    _, conflicts = tie_classes(graph)
+    for node, operand, src in conflicts:
+        graph = _with_copy(graph, src, {node: operand})
+    return graph
+
+
+def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]]]:
+    """Group the tensors that must share scale and sign.
+
+    A maximum, a crop and a choice of channels keep values, unless fixed quantizations differ; the operands of a
+    concat have its result's.
+
+    Returns:
+        the class of each tensor, and the conflicts (concat node, operand number, tensor).
+    """
+    parent = {t: t for t in graph.shapes}
+    fixed = {t: (q.scale, q.signed) for t, q in graph.quant.items()}
+
+    def find(t: str) -> str:
+        while parent[t] != t:
+            t = parent[t]
+        return t
+
+    def tie(a: str, b: str) -> bool:
+        a, b = find(a), find(b)
+        if a in fixed and b in fixed and fixed[a] != fixed[b]:
+            return False
+        if b in fixed:
+            a, b = b, a
+        parent[b] = a
+        return True
+
+    conflicts = []
+    for node in graph.nodes:
+        match node:
+            case Pool(kind="max") | Crop() | Channels():
+                tie(node.out, node.src)
+    for node in graph.nodes:
+        if isinstance(node, Concat):
+            conflicts += [(node.name, i, src) for i, src in enumerate(node.srcs) if not tie(node.out, src)]
+    return {t: find(t) for t in parent}, conflicts
+
+
+def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
+    """Give every tensor its channel map; copy the second operand of an addition whose map differs."""
+    maps: dict[str, Map] = {}
+    nodes: list[Node] = []
+    shapes = dict(graph.shapes)
+
+    def aligned(node: Node, operand: str, wanted: Map) -> Node:
+        if maps[operand] == wanted:
+            return node
+        name = _fresh(replace(graph, shapes=shapes), operand)
+        nodes.append(Channels(name, name, (), operand, tuple(range(shapes[operand][0]))))
+        maps[name], shapes[name] = wanted, shapes[operand]
+        return _reading(node, operand, name)
+
+    for node in graph.nodes:
+        dense = dense_map(shapes[node.out][0])
+        own = maps.get(inputs(node)[0], dense)  # the image: its fold is dense
+        match node:
+            case Conv(residual=None):
+                maps[node.out] = own if is_depthwise(node) else dense
+            case Conv(residual=str(residual)):
+                maps[node.out] = own if is_depthwise(node) else maps[residual]
+                node = aligned(node, residual, maps[node.out])
+            case Add():
+                maps[node.out] = own
+                node = aligned(node, node.b, own)
+            case Concat():
+                maps[node.out] = joined_map([(maps[s], shapes[s][0]) for s in node.srcs])
+            case Channels():
+                maps[node.out] = dense
+            case _:
+                maps[node.out] = own
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), shapes=shapes), maps
+
+
+def joined_map(parts: list[tuple[Map, int]]) -> Map:
+    """Return the map of a concatenation, from the map and the logical channels of each part."""
+    joined: list[int] = []
+    base = 0
+    for channel_map, channels in parts:
+        joined += [c + base if c >= 0 else -1 for c in channel_map]
+        base += channels
+    return tuple(joined)

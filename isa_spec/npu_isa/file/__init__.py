@@ -1,0 +1,1 @@
+"""The binary as a value and as a .npubin file."""

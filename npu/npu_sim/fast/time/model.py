@@ -1,0 +1,186 @@
+"""Exact time of a program: prepared once, simulated once per boundary vector, without data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from npu_isa.check.program import check_extraction
+from npu_isa.errors import ProgramError
+from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Vec
+from npu_isa.isa.tables import TIMING
+from npu_isa.machine import timing as rules
+from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.footprint import regions
+from numpy.typing import NDArray
+
+from npu_sim.fast.time import loop as events
+
+I64 = NDArray[np.int64]
+KINDS: dict[type[Op], int] = {
+    Setup: events.SETUP,
+    Conv: events.CONV,
+    Vec: events.VEC,
+    Load: events.TRANSFER,
+    Fold: events.TRANSFER,
+    Store: events.TRANSFER,
+}
+DETAILS = ("stream", "bank", "short", "dram_bytes", "passes")  # fields of Timing that are no times
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """When everything happened, in cycles from START; arrays have one entry per instruction but the halt.
+
+    Attributes:
+        total_cycles: the largest end.
+        dispatch, accept, start, end: see isa_spec/MICROARCHITECTURE.md section 4; the start of a conv is that of its
+            first pixel.
+        issue_end: when the engine could start the next one's work (conv: end of the stream).
+        table: every time kept, int64 (instructions, events.TIMES).
+        stream, bank, short: conv: cycles per pixel and pass, extra ones by bank conflicts, and waits between its
+            passes for weights.
+        dram_bytes: bytes moved on the bus, whole bursts.
+        passes: passes of a conv.
+    """
+
+    total_cycles: int
+    table: I64
+    stream: I64
+    bank: I64
+    short: I64
+    dram_bytes: I64
+    passes: I64
+
+    @property
+    def dispatch(self) -> I64:
+        """Cycle of dispatch."""
+        return self.table[:, events.DISPATCH]
+
+    @property
+    def accept(self) -> I64:
+        """Cycle in which the engine took the instruction."""
+        return self.table[:, events.ACCEPT]
+
+    @property
+    def start(self) -> I64:
+        """First cycle of the work."""
+        return self.table[:, events.START]
+
+    @property
+    def issue_end(self) -> I64:
+        """First cycle in which the engine is free for the next work."""
+        return self.table[:, events.ISSUE_END]
+
+    @property
+    def end(self) -> I64:
+        """First cycle after everything, tokens given."""
+        return self.table[:, events.END]
+
+
+class TimingModel:
+    """A program on a machine, ready to be timed at any boundary vector."""
+
+    def __init__(self, ops: Sequence[Op], machine: MachineConfig) -> None:
+        check_extraction(ops, machine)
+        self.machine = machine
+        self.ops = tuple(op for op in ops if not isinstance(op, Halt))
+        table = np.zeros((len(self.ops), events.COLUMNS), np.int64)
+        for i, op in enumerate(self.ops):
+            reads, writes = regions(op, machine)
+            fence = op.fence if isinstance(op, Vec) else 0
+            cycles = rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
+            table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads, writes, cycles, 0, 0, fence, -1)
+        self._details = np.zeros((len(DETAILS), len(self.ops)), np.int64)
+        self._table = table
+        self._tails = self._add_transfers()
+        by_engine = [np.flatnonzero(table[:, events.ENGINE] == e) for e in Engine]
+        self._order = np.concatenate(by_engine).astype(np.int64)
+        self._first_of = np.cumsum([0, *(len(x) for x in by_engine)]).astype(np.int64)
+        dials: dict[int, list[int]] = {}  # operations that a boundary register changes
+        for i, op in enumerate(self.ops):
+            if isinstance(op, Conv) or (isinstance(op, Load) and op.indexed):
+                dials.setdefault(op.geom.register if isinstance(op, Conv) else op.register, []).append(i)
+        self._dials = {register: np.array(found) for register, found in dials.items()}
+        self._at_boundary: dict[tuple[int, int], tuple[I64, I64]] = {}
+
+    def _add_transfers(self) -> I64:
+        """Fill in the transfers as they are at boundary 0; return `tails` of all folds."""
+        tails: list[int] = []
+        for i, op in enumerate(self.ops):
+            if isinstance(op, Load | Fold | Store):
+                moved = rules.transfer(op, 0, self.machine)
+                self._table[i, events.CYCLES], self._table[i, events.BURSTS] = moved.least_cycles, moved.bursts
+                self._details[DETAILS.index("dram_bytes"), i] = moved.bursts * self.machine.dram_burst_bytes
+                if moved.tails:
+                    self._table[i, events.TAILS] = len(tails)
+                    tails += moved.tails
+        return np.array(tails, np.int64)
+
+    def _dialled(self, register: int, boundary: int) -> tuple[I64, I64]:
+        """Return CYCLES, LAST and BURSTS, (operations, 3), and details of the operations that a register changes."""
+        known = self._at_boundary.get((register, boundary))
+        if known is None:
+            pairs = [self._conv_or_load(self.ops[i], boundary) for i in self._dials[register]]
+            columns, details = (np.array(part, np.int64) for part in zip(*pairs, strict=True))
+            known = self._at_boundary[register, boundary] = columns, np.ascontiguousarray(details.T)
+        return known
+
+    def _conv_or_load(self, op: Op, boundary: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+        """Return CYCLES, LAST and BURSTS of an operation at a boundary, and its details."""
+        machine = self.machine
+        if isinstance(op, Load):
+            moved = rules.transfer(op, boundary, machine)
+            return (0, 0, moved.bursts), (0, 0, 0, moved.bursts * machine.dram_burst_bytes, 0)
+        assert isinstance(op, Conv)
+        factors = rules.conv_passes(op, boundary, machine)
+        gaps = sum(rules.pass_interval(op.pixels, k, machine) for k in factors[:-1])
+        last, stream, bank = (
+            op.pixels * factors[-1],
+            op.pixels * len(factors),
+            op.pixels * (sum(factors) - len(factors)),
+        )
+        return (gaps, last, 0), (stream, bank, gaps + last - stream - bank, 0, len(factors))
+
+    def simulate(self, boundaries: Sequence[int]) -> Timing:
+        """Return the times at a boundary vector (groups per register; registers beyond it read 0).
+
+        Raises:
+            ProgramError: the program deadlocks; the static check refuses such programs.
+        """
+        machine, table, details = self.machine, self._table.copy(), self._details.copy()
+        count = len(self.ops)
+        for register, found in self._dials.items():
+            boundary = boundaries[register] if register < len(boundaries) else 0
+            table[found, events.CYCLES : events.BURSTS + 1], details[:, found] = self._dialled(register, boundary)
+        times = np.full((count, events.TIMES), events.NEVER, np.int64)
+        total = events.simulate(
+            table,
+            self._order,
+            self._first_of,
+            self._tails,
+            times,
+            machine.queue_depth,
+            machine.token_depth,
+            rules.weight_load_cycles(machine),
+            TIMING["shadow_free_cycles"],
+            rules.array_latency(machine),
+            TIMING["vector_pipeline_cycles"],
+            machine.dram_latency_cycles,
+            TIMING["dispatch_cycles"],
+            TIMING["setup_cycles"],
+            rules.burst_cycles(machine),
+            rules.block_bursts(machine),
+        )
+        if total < 0:
+            stuck = [op.index for op, t in zip(self.ops, times, strict=True) if t[events.END] == events.NEVER]
+            raise ProgramError(
+                "deadlock: nothing can go on",
+                f"instruction {stuck[0]}",
+                "check the tokens; `npu inspect` says who waits",
+            )
+        return Timing(int(total), times, *details)
+
+
+def simulate(ops: Sequence[Op], machine: MachineConfig, boundaries: Sequence[int]) -> Timing:
+    """Time a program once; use `TimingModel` for several boundary vectors."""
+    return TimingModel(ops, machine).simulate(boundaries)

@@ -1,0 +1,1 @@
+"""From files to a binary, and a binary ready to run."""

@@ -1,0 +1,1 @@
+"""Do the models of the machine agree?"""
