@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from npu_isa.machine.footprint import window_rows
+from npu_isa.machine import window
 
 ACT_WORDS = 1024
 OUT = ACT_WORDS // 2  # sources below, outputs above
@@ -36,7 +36,7 @@ def random_axis(rng: np.random.Generator, most_pad: int, most_limit: int, most_d
         limit, first, count = one_of(rng, 1, 2, 5, most_limit), one_of(rng, 0, 3, 4000), int(rng.integers(1, 6))
         inside = one_of(rng, 0, limit - 1, int(rng.integers(limit)))
         pad = (first + int(rng.integers(count))) * stride + int(rng.integers(kernel)) * dilation - inside
-        low, high = window_rows(first, count, stride, dilation, kernel, pad, limit)
+        low, high = window.Axis(first, count, stride, dilation, kernel, pad, limit).span()
         if -most_pad <= pad < most_pad and high - low <= span:
             return Axis(kernel, stride, dilation, pad, limit, first, count, low, high)
 

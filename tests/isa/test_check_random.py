@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from npu_isa.check.bounds import _apart, _last_reader
-from npu_isa.check.memory import _progression, tapped
+from npu_isa.check.bounds import _apart
+from npu_isa.check.memory import _progression
 from npu_isa.check.order import check_tokens
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.isa.codec import decode, encode
@@ -242,26 +242,6 @@ def test_a_mutated_program_is_refused_or_has_a_defined_result(seed):
 
 
 # -- index arithmetic against brute force
-
-small = st.integers(1, 4)
-AXES = st.tuples(st.integers(0, 5), st.integers(1, 6), small, small, small, st.integers(-4, 6), st.integers(1, 9))
-
-
-def readers(first, count, stride, dilation, kernel, pad, limit):
-    found: dict[int, int] = {}
-    for o in range(count):
-        for k in range(kernel):
-            at = (first + o) * stride - pad + k * dilation
-            if 0 <= at < limit:
-                found[at] = o
-    return found
-
-
-@given(AXES)
-def test_tapped_rows_and_their_last_readers(axis):
-    found = readers(*axis)
-    assert tapped(*axis) == tuple(sorted(found))
-    assert _last_reader(*axis) == found
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(0, 9))

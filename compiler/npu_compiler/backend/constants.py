@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from npu_isa.machine.blocks import position_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import position_words
 from numpy.typing import NDArray
 
 from npu_compiler.backend.memory import group_order

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from npu_isa.errors import CompileError
+from npu_isa.machine.blocks import weight_block_words
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import weight_block_words, window_rows
 from npu_isa.machine.timing import array_latency, conv_factors, pass_interval
+from npu_isa.machine.window import Axis
 
 from npu_compiler.backend.memory import Pitch, conv_geom, group_order
 from npu_compiler.qgraph.ir import QConv, QNode, QTensor, QWindow, Window
@@ -154,6 +155,5 @@ def window_tiling(node: QWindow, src: QTensor, out: QTensor, machine: MachineCon
 
 def input_rows(window: Window, out_first: int, out_end: int, in_h: int) -> tuple[int, int]:
     """Return first and end of the input rows that a run of output rows reads."""
-    return window_rows(
-        out_first, out_end - out_first, window.stride[0], window.dilation[0], window.kernel[0], window.pad_top, in_h
-    )
+    rows = out_end - out_first
+    return Axis(out_first, rows, window.stride[0], window.dilation[0], window.kernel[0], window.pad_top, in_h).span()

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_isa.check.memory import tapped
 from npu_isa.check.order import UNITS, fault
 from npu_isa.isa.ops import Fold, Load, Memory, Op, Source, Store, Vec
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import Access, footprint, load_words
+from npu_isa.machine.window import axes
 
 
 def check_bounds(
@@ -112,8 +112,7 @@ def _words(base: int, rows: int, cols: int, words: int, row_pitch: int, pitch: i
 def _window_before_writes(op: Vec, writer: NDArray[np.int64]) -> bool:
     """Whether the last pixel that reads each word of the window comes no later than the one that writes it."""
     g = op.geom
-    last_row = _last_reader(op.out_y, op.tile_h, g.stride_y, g.dilation_y, g.kernel_h, g.pad_top, g.in_h)
-    last_col = _last_reader(op.out_x, op.tile_w, g.stride_x, g.dilation_x, g.kernel_w, g.pad_left, g.in_w)
+    last_row, last_col = (axis.last_reader() for axis in axes(op))
     rows = np.array(sorted(last_row), np.int64)
     cols = np.array(sorted(last_col), np.int64)
     if not len(rows) or not len(cols):
@@ -123,15 +122,3 @@ def _window_before_writes(op: Vec, writer: NDArray[np.int64]) -> bool:
         np.array([last_row[int(r)] for r in rows]) * op.tile_w, np.array([last_col[int(c)] for c in cols])
     )
     return all(bool((writer[pixels + word] >= last).all()) for word in range(op.words))
-
-
-def _last_reader(
-    out_first: int, count: int, stride: int, dilation: int, kernel: int, pad: int, limit: int
-) -> dict[int, int]:
-    """Return, for each row (or column) that taps meet, the last output of the run that reads it."""
-    last: dict[int, int] = {}
-    for k in range(kernel):
-        for at in tapped(out_first, count, stride, 1, 1, pad - k * dilation, limit):
-            reader = (at + pad - k * dilation) // stride - out_first
-            last[at] = max(last.get(at, reader), reader)
-    return last

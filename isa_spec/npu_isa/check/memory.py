@@ -11,27 +11,15 @@ from numpy.typing import NDArray
 from npu_isa.check.order import UNITS, fault
 from npu_isa.errors import ProgramError
 from npu_isa.isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Vec
+from npu_isa.machine.blocks import unpack_params, unpack_positions, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import load_words, position_words, weight_block_words
+from npu_isa.machine.footprint import load_words
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
 from npu_isa.machine.timing import param_rows
+from npu_isa.machine.window import axes
 
 Bools = NDArray[np.bool_]
 U8 = NDArray[np.uint8]
-MULTIPLIER_MASK, SHIFT_AT, SHIFT_MASK = 0xFFFF, 16, 0x3F  # layout of parameter rows 1 and 2
-
-
-@lru_cache(maxsize=4096)
-def tapped(
-    out_first: int, count: int, stride: int, dilation: int, kernel: int, pad: int, limit: int
-) -> tuple[int, ...]:
-    """Return the rows (or columns) inside the image that the taps of a run of outputs meet, ascending."""
-    met = np.zeros(limit, np.bool_)
-    for k in range(kernel):
-        first = out_first * stride - pad + k * dilation
-        skipped = max(0, -(first // stride)) if first < 0 else 0
-        met[first + skipped * stride : max(0, first + count * stride) : stride] = True
-    return tuple(np.flatnonzero(met).tolist())
 
 
 @lru_cache(maxsize=4096)
@@ -147,16 +135,17 @@ class Walk:
     def _window(self, op: Conv | Vec, base: int, row0: int, groups: tuple[int, ...], part: int, parts: int) -> None:
         """Check the words of a window: rows x columns x groups inside the image, `parts` of each word from `part`."""
         g, n = op.geom, self._parts
-        rows = tapped(op.out_y, op.tile_h, g.stride_y, g.dilation_y, g.kernel_h, g.pad_top, g.in_h)
-        cols = tapped(op.out_x, op.tile_w, g.stride_x, g.dilation_x, g.kernel_w, g.pad_left, g.in_w)
+        rows, cols = (axis.tapped() for axis in axes(op))
         if not rows or not cols:
             return
-        axes = ((rows, g.row_pitch), (cols, g.pixel_pitch), (groups, 1))
-        steps = [_progression(values) for values, _ in axes]
+        places = ((rows, g.row_pitch), (cols, g.pixel_pitch), (groups, 1))
+        steps = [_progression(values) for values, _ in places]
         if None not in steps:
-            first = base - row0 * g.row_pitch + sum(values[0] * pitch for values, pitch in axes)
+            first = base - row0 * g.row_pitch + sum(values[0] * pitch for values, pitch in places)
             shape = (len(rows), len(cols), len(groups), parts)
-            pitches = tuple(step * pitch * n for step, (_, pitch) in zip(steps, axes, strict=True) if step is not None)
+            pitches = tuple(
+                step * pitch * n for step, (_, pitch) in zip(steps, places, strict=True) if step is not None
+            )
             self._read(op, Memory.ACT, first * n + part, shape, (*pitches, 1))
             return
         words = np.add.outer(
@@ -168,10 +157,8 @@ class Walk:
             raise self._unwritten(op, Memory.ACT, int(units[~written][0]))
 
     def _check_positions(self, op: Conv) -> None:
-        row = position_words(self._machine) * WORD_BYTES
-        first = op.weight_addr * WORD_BYTES
-        rows = self._weights[first : first + op.group_count * row].reshape(-1, row)[:, : self._machine.array_cols // 2]
-        most = max(int((rows & 15).max()), int((rows >> 4).max()))
+        block = self._weights[op.weight_addr * WORD_BYTES :]
+        most = int(unpack_positions(block, self._machine, op.group_count).max())
         if most > MAX_SHIFT_LOWER:
             raise fault(op, f"its weight block has a position s_wgt of {most}, at most {MAX_SHIFT_LOWER} is possible")
 
@@ -202,13 +189,12 @@ class Walk:
                 "only row 0 of a parameter block, the bias, may depend on a boundary",
             )
         rows = self._params.view("<u4").reshape(-1, self._machine.array_cols)
-        scale, second = rows[op.param_addr + 1 : op.param_addr + 3, : op.lanes]
-        shift = scale >> SHIFT_AT & SHIFT_MASK
-        for found in (int(shift.min()), int(shift.max())):
+        block = unpack_params(rows[op.param_addr : op.param_addr + param_rows(op.geom), : op.lanes], 0)
+        for found in (int(block.shift.min()), int(block.shift.max())):
             if not 1 <= found <= MAX_SHIFT:
                 raise fault(op, f"its parameter block has a shift of {found}, 1..{MAX_SHIFT} is possible")
-        used = [scale, second] if op.geom.residual or op.geom.leaky else [scale]
-        most = max(int((row & MULTIPLIER_MASK).max()) for row in used)
+        used = [block.mult, block.mult2] if op.geom.residual or op.geom.leaky else [block.mult]
+        most = max(int(row.max()) for row in used)
         if most > MAX_MULTIPLIER:
             raise fault(op, f"its parameter block has a multiplier of {most}, at most {MAX_MULTIPLIER} is possible")
 

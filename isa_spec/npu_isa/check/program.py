@@ -30,6 +30,7 @@ from npu_isa.isa.ops import Conv, Fold, Halt, Load, Memory, Op, Source, Store, V
 from npu_isa.isa.tables import RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import footprint
+from npu_isa.machine.window import axes
 
 MAX_GROUPS: int = RAW["max_groups"]
 NO_DIAL: int = RAW["boundary_registers"] - 1  # hard-wired to zero
@@ -257,19 +258,10 @@ def _check_clamp(op: Vec) -> None:
 
 def _check_maximum(op: Vec) -> None:
     """Every output must have a tap inside the image: the maximum of nothing is not defined."""
-    g = op.geom
-    axes = (
-        ("row", op.out_y, op.tile_h, g.stride_y, g.dilation_y, g.kernel_h, g.pad_top, g.in_h),
-        ("column", op.out_x, op.tile_w, g.stride_x, g.dilation_x, g.kernel_w, g.pad_left, g.in_w),
-    )
-    for axis, first, count, stride, dilation, kernel, pad, limit in axes:
-        at = np.arange(first, first + count, dtype=np.int64) * stride - pad
-        met = np.zeros(count, np.bool_)
-        for k in range(kernel):
-            met |= (at + k * dilation >= 0) & (at + k * dilation < limit)
-        if not met.all():
-            outside = first + int(np.argmin(met))
-            raise fault(op, f"the window of output {axis} {outside} lies outside the image: its maximum is not defined")
+    for name, axis in zip(("row", "column"), axes(op), strict=True):
+        outside = axis.without_tap()
+        if outside is not None:
+            raise fault(op, f"the window of output {name} {outside} lies outside the image: its maximum is not defined")
 
 
 def _check_load(op: Load, machine: MachineConfig, constants_bytes: int, registers: int, legal: Legal) -> None:

@@ -1,10 +1,12 @@
-"""What each operation touches: bounding ranges for ports, tokens and race checks, and the layout of its blocks."""
+"""What each operation touches: bounding ranges for ports, tokens and race checks."""
 
 from dataclasses import dataclass, replace
 
 from npu_isa.isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Vec
+from npu_isa.machine.blocks import weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.timing import param_rows
+from npu_isa.machine.window import axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,29 +19,9 @@ class Access:
     write: bool
 
 
-def position_words(machine: MachineConfig) -> int:
-    """Return the 16-byte words of one place's s_wgt row: 4 bits per column, even columns in the low half-byte."""
-    return -(-machine.array_cols // (2 * WORD_BYTES))
-
-
-def weight_block_words(machine: MachineConfig, places: int, taps: int) -> int:
-    """Return the words of a conv's weight block: the s_wgt rows, then [place][tap][16 channels][columns] bytes."""
-    return places * (position_words(machine) + taps * machine.array_cols)
-
-
-def window_rows(
-    out_first: int, out_count: int, stride: int, dilation: int, kernel: int, pad: int, limit: int
-) -> tuple[int, int]:
-    """Return first and end of the input rows (or columns) inside the image that a run of outputs reads."""
-    first = max(out_first * stride - pad, 0)
-    end = min((out_first + out_count - 1) * stride - pad + (kernel - 1) * dilation + 1, limit)
-    return (first, end) if end > first else (0, 0)
-
-
 def _window(op: Conv | Vec, base: int, low_group: int, high_group: int) -> list[Access]:
     g = op.geom
-    y0, y1 = window_rows(op.out_y, op.tile_h, g.stride_y, g.dilation_y, g.kernel_h, g.pad_top, g.in_h)
-    x0, x1 = window_rows(op.out_x, op.tile_w, g.stride_x, g.dilation_x, g.kernel_w, g.pad_left, g.in_w)
+    (y0, y1), (x0, x1) = (axis.span() for axis in axes(op))
     if y0 == y1 or x0 == x1:
         return []
     first = base + (y0 - _row0(op)) * g.row_pitch + x0 * g.pixel_pitch + low_group

@@ -11,6 +11,7 @@ import numpy as np
 
 from npu_isa.isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
 from npu_isa.isa.tables import TIMING
+from npu_isa.machine.blocks import param_block_rows
 from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES, MachineConfig
 
 
@@ -88,9 +89,9 @@ def array_latency(machine: MachineConfig) -> int:
 
 
 def param_rows(geom: VGeom) -> int:
-    """Return the rows of a parameter block: bias, multiplier and shift, second multiplier, then 4 weight taps each."""
+    """Return the rows of the parameter block that a vec with this geometry reads."""
     taps = geom.kernel_h * geom.kernel_w if geom.source == Source.MAC else 0
-    return TIMING["param_rows"] + -(-taps // 4)
+    return param_block_rows(taps)
 
 
 @lru_cache(maxsize=4096)

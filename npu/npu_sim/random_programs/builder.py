@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from npu_isa.isa.ops import Instruction, Memory
+from npu_isa.machine.blocks import weight_block_words
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import weight_block_words
 from numpy.typing import NDArray
 
 Array = NDArray[Any]

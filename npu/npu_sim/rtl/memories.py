@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from npu_isa.isa.ops import Conv, Load, Memory, Op
+from npu_isa.machine.blocks import position_words, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import footprint, position_words, weight_block_words
+from npu_isa.machine.footprint import footprint
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.run import Values

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Vec
+from npu_isa.machine.blocks import position_words, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import footprint, position_words, weight_block_words
+from npu_isa.machine.footprint import footprint
 from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
 from npu_isa.machine.timing import param_rows
 from numpy.typing import NDArray
