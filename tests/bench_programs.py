@@ -6,7 +6,8 @@ Their values are compared as those of random programs (`tests.value_models`); th
 from dataclasses import dataclass, field
 
 import numpy as np
-from npu_isa.isa.ops import Instruction, Memory
+from npu_isa.isa.ops import Memory
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import MachineConfig
 from npu_sim.random_programs.programs import RandomProgram
 from npu_sim.random_programs.tokens import with_tokens

@@ -8,7 +8,7 @@ from npu_compiler.backend.link import compile_quantized
 from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
 from npu_isa.file.manifest import PER_INSTRUCTION
 from npu_isa.isa.codec import encode
-from npu_isa.isa.ops import Instruction
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import ENGINES, FRONT, SPECS
 from npu_isa.machine.config import SHIPPED, MachineConfig, load_machine
 

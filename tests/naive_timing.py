@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Vec
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import regions
 
 from tests import naive_durations as durations
+from tests.naive_footprint import regions
 
 DISPATCH_TO_ACCEPT = 1
 SHADOW_FREE = 8  # cycles after the first pixel of a pass in which the shadow weights are still needed

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-from npu_isa.isa.ops import Engine, Instruction, Memory
+from npu_isa.isa.ops import Engine, Memory
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME
 from npu_isa.machine.config import load_machine
 from npu_runtime.verification.models import MODELS, Model, Observation, Workload

@@ -15,7 +15,7 @@ from npu_isa.errors import AsmError, NpuError
 from npu_isa.file.binary import Binary
 from npu_isa.file.container import from_bytes, to_bytes
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Instruction
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import SPECS
 from npu_isa.machine.config import load_machine
 

@@ -8,7 +8,8 @@ from npu_isa.check.program import check_binary, check_program
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.codec import encode
-from npu_isa.isa.ops import Engine, Instruction, resolve
+from npu_isa.isa.ops import Engine, resolve
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import MachineConfig
 from npu_sim.fast.time.model import simulate
 from npu_sim.fast.values.run import Values
@@ -459,7 +460,7 @@ def binary(code) -> Binary:
 
 def test_a_binary_is_checked_and_errors_name_the_layer():
     good = with_tokens(program(), MACHINE)
-    assert check_binary(binary(good)) == resolve(good)
+    assert list(check_binary(binary(good))) == list(resolve(good))
     for code, message in (
         (change(good, VEC, lanes=32), "lanes = 32"),
         (change(good, CONV, group_count=3, group_first=15), "place 16 is not set"),

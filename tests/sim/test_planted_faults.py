@@ -96,8 +96,8 @@ def test_a_fold_faster_than_a_pixel_per_cycle(monkeypatch, wrong):
 
 
 MASKS = {
-    "no read ports": lambda reads, writes: (0, writes),
-    "no write ports": lambda reads, writes: (reads, 0),
+    "no read ports": lambda reads, writes: (0 * reads, writes),
+    "no write ports": lambda reads, writes: (reads, 0 * writes),
     "the lowest region alone": lambda reads, writes: (reads & -reads, writes & -writes),
     "reads take write ports": lambda reads, writes: (reads, reads | writes),
 }
@@ -106,7 +106,7 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS)
 def test_wrong_ports(monkeypatch, mask):
     right = fast.regions
-    monkeypatch.setattr(fast, "regions", lambda op, machine: MASKS[mask](*right(op, machine)))
+    monkeypatch.setattr(fast, "regions", lambda touched, machine: MASKS[mask](*right(touched, machine)))
     assert timing_shows()
 
 

@@ -4,7 +4,8 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from npu_isa.isa.ops import Conv, Instruction
+from npu_isa.isa.ops import Conv
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME, ENGINES, Operand
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import RandomProgram, random_program

@@ -7,7 +7,7 @@ import pytest
 from npu_isa.asm.assemble import assemble
 from npu_isa.errors import ProgramError
 from npu_isa.isa.codec import decode, encode
-from npu_isa.isa.ops import Instruction
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import ENGINES
 from npu_isa.machine.config import MachineConfig, load_machine
 from npu_isa.machine.numerics import lower

@@ -1,9 +1,10 @@
 """From the plan to instructions: loops over strips, column tiles and pixel tiles, written out in program order."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
-from npu_isa.isa.ops import Instruction, Memory, Source
+from npu_isa.isa.ops import Memory, Source
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
@@ -445,9 +446,3 @@ class _NodeEmitter:
             lanes=min(self.cols, self.out.channels - channel),
             **values,
         )
-
-
-def with_tokens(code: Code, instructions: tuple[Instruction, ...]) -> Code:
-    """Return the code with its instructions replaced, one for one."""
-    assert len(instructions) == len(code.instructions)
-    return replace(code, instructions=list(instructions))

@@ -6,11 +6,12 @@ import numpy as np
 from npu_isa.errors import CompileError, UnsupportedError
 from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.codec import encode
+from npu_isa.isa.program import Program
 from npu_isa.machine.config import MachineConfig
 
 from npu_compiler.backend.boundaries import legal_boundaries
 from npu_compiler.backend.constants import pack
-from npu_compiler.backend.emit import NO_DIAL, Code, Emitter, with_tokens
+from npu_compiler.backend.emit import NO_DIAL, Code, Emitter
 from npu_compiler.backend.plan import Plan, make_plan
 from npu_compiler.backend.tokens import add_tokens
 from npu_compiler.qgraph.dial import dial_steps
@@ -55,13 +56,13 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
     code = Emitter(plan, places, constants.size, {n.name: i for i, n in enumerate(layers)}).run()
     _check_sizes(code, plan, constants.size)
-    code = with_tokens(code, add_tokens(code.instructions, machine))
+    program = add_tokens(Program.of(code.instructions), machine)
     legal = legal_boundaries(plan, machine)
     steps, macs = dial_steps(graph, legal)
     return Binary(
         model=graph.name,
         machine=machine,
-        code=encode(code.instructions),
+        code=encode(program),
         constants=constants,
         dram_bytes=constants.size + plan.dram_bytes,
         input=_input_info(plan, constants.size),

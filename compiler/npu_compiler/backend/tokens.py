@@ -4,105 +4,104 @@ Conflicts come from npu_isa.machine.footprint, the same claims that the static c
 order, so each operation waits for earlier ones only and no set of tokens made here can deadlock.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
-from npu_isa.isa.ops import Engine, Halt, Instruction, Memory, Op, Vec, resolve
+import numpy as np
+from npu_isa.isa.ops import Engine, Memory, Ops, resolve
+from npu_isa.isa.program import KINDS, Program
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import Access, claims
+from npu_isa.machine.footprint import claims, footprints
+from numba import njit
+from numpy.typing import NDArray
 
-ENGINES = tuple(Engine)
-
-
-@dataclass
-class _History:
-    """Accesses of one engine to one memory, oldest first."""
-
-    reads: list[tuple[int, Access]] = field(default_factory=list)
-    writes: list[tuple[int, Access]] = field(default_factory=list)
-
-    def latest_conflict(self, access: Access, after: int) -> int:
-        """Return the last operation later than `after` that conflicts with `access`, or `after`."""
-        for past in (self.writes, self.reads) if access.write else (self.writes,):
-            for index, other in reversed(past):
-                if index <= after:
-                    break
-                if other.first < access.end and access.first < other.end:
-                    after = index
-                    break
-        return after
+Array = NDArray[Any]
 
 
-def add_tokens(program: Sequence[Instruction], machine: MachineConfig) -> tuple[Instruction, ...]:
+def add_tokens(program: Program, machine: MachineConfig) -> Program:
     """Return the program with tokens and fences; instructions must come without any."""
     ops = resolve(program)
     waits, fences = _dependencies(ops, machine)
-    pop, push = [0] * len(ops), [0] * len(ops)
-    for (giver, taker), pairs in waits.items():
-        for given, taken in _within_depth(pairs, machine.token_depth):
-            push[given] |= 1 << taker
-            pop[taken] |= 1 << giver
-    return tuple(
-        replace(
-            ins,
-            pop=pop[i],
-            push=push[i],
-            operands={**ins.operands, "fence": 1} if i in fences else ins.operands,
-        )
-        for i, ins in enumerate(program)
-    )
+    pop, push = program.pop.copy(), program.push.copy()
+    for giver in Engine:
+        for taker in Engine:
+            pairs = waits[(waits[:, 0] == giver) & (waits[:, 1] == taker), 2:]
+            for given, taken in _within_depth(pairs.tolist(), machine.token_depth):
+                push[given] |= 1 << taker
+                pop[taken] |= 1 << giver
+    vec = program.tables["vec"].copy()
+    vec["fence"] = fences[program.indices("vec")]
+    return replace(program, pop=pop, push=push, tables={**program.tables, "vec": vec})
 
 
-def _dependencies(
-    ops: Sequence[Op], machine: MachineConfig
-) -> tuple[dict[tuple[Engine, Engine], list[tuple[int, int]]], set[int]]:
-    """Return per pair of engines the (given, taken) pairs of operations, ascending, and the vecs that need a fence."""
-    history: dict[Engine, dict[Memory, _History]] = {e: defaultdict(_History) for e in ENGINES}
-    # known[e][f]: the last operation of engine f known to have ended before what engine e starts next
-    known = {e: dict.fromkeys(ENGINES, -1) for e in ENGINES}
-    known_by: list[dict[Engine, int]] = []
-    waits: dict[tuple[Engine, Engine], list[tuple[int, int]]] = defaultdict(list)
-    fences: set[int] = set()
-    last_vec: tuple[Access, ...] = ()
-    for op in ops:
-        if isinstance(op, Halt):
+def _dependencies(ops: Ops, machine: MachineConfig) -> tuple[Array, Array]:
+    """Return what waits for what, int64 (waits, 4): engines of giver and taker, operations given and taken, by taker.
+
+    And per operation 1 where it is a vec that needs a fence.
+    """
+    touched = claims(footprints(ops, machine), machine)
+    waits, fences = np.zeros((len(Engine) * len(ops), 4), np.int64), np.zeros(len(ops), np.int64)
+    columns = (touched.start, touched.memory, touched.first, touched.end, touched.write)
+    is_vec = ops.kind == KINDS["vec"]
+    count = depend(ops.engine, is_vec, *columns, len(Engine), len(Memory), int(Memory.ACT), waits, fences)
+    return waits[:count], fences
+
+
+@njit(cache=True)
+def depend(engine: Array, is_vec: Array, start: Array, memory: Array, first: Array, end: Array, write: Array,
+           engines: int, memories: int, act: int, waits: Array, fences: Array) -> int:  # fmt: skip
+    """Fill in what waits for what, and the vecs that need a fence; return the number of waits.
+
+    Args:
+        engine: of each operation, -1 for the halt.
+        is_vec: whether it is a vec.
+        start: first access of each operation, and one past the last of all.
+        memory, first, end, write: the accesses.
+        engines, memories, act: numbers of them, and the activation memory's.
+        waits, fences: see `_dependencies`.
+    """
+    ops, count, last_vec = len(engine), 0, -1
+    newest = np.full((engines, memories, 2), -1, np.int64)  # newest access of an engine to a memory: read, write
+    before = np.full(len(memory), -1, np.int64)  # the access of the same kind before
+    owner = np.zeros(len(memory), np.int64)
+    known = np.full((engines, engines), -1, np.int64)  # last operation of f that ended before what e starts next
+    known_by = np.full((ops, engines), -1, np.int64)
+    for op in range(ops):
+        e = engine[op]
+        if e < 0:
             continue
-        accesses = claims(op, machine)
-        mine = known[op.engine]
-        for other in ENGINES:
-            if other is op.engine:
+        for other in range(engines):
+            if other == e:
                 continue
-            need = mine[other]
-            for access in accesses:
-                past = history[other].get(access.memory)
-                if past is not None:
-                    need = past.latest_conflict(access, need)
-            if need > mine[other]:
-                waits[other, op.engine].append((need, op.index))
-                for e, index in known_by[need].items():
-                    mine[e] = max(mine[e], index)
-                mine[other] = need
-        if isinstance(op, Vec):
-            if _reads_what(accesses, last_vec):
-                fences.add(op.index)
-            last_vec = accesses
-        for access in accesses:
-            target = history[op.engine][access.memory]
-            (target.writes if access.write else target.reads).append((op.index, access))
-        while len(known_by) <= op.index:
-            known_by.append({})
-        known_by[op.index] = dict(mine)
-    return waits, fences
-
-
-def _reads_what(accesses: tuple[Access, ...], before: tuple[Access, ...]) -> bool:
-    """Whether an access reads activation words that an operation before wrote."""
-    return any(
-        not a.write and b.write and a.memory == b.memory == Memory.ACT and a.first < b.end and b.first < a.end
-        for a in accesses
-        for b in before
-    )
+            need = known[e, other]
+            for a in range(start[op], start[op + 1]):
+                for side in (1, 0):
+                    if side == 0 and not write[a]:
+                        continue
+                    past = newest[other, memory[a], side]
+                    while past >= 0 and owner[past] > need:
+                        if first[past] < end[a] and first[a] < end[past]:
+                            need = owner[past]
+                        else:
+                            past = before[past]
+            if need > known[e, other]:
+                waits[count, 0], waits[count, 1], waits[count, 2], waits[count, 3] = other, e, need, op
+                count += 1
+                for f in range(engines):
+                    known[e, f] = max(known[e, f], known_by[need, f])
+                known[e, other] = need
+        if is_vec[op]:
+            for a in range(start[op], start[op + 1]):
+                for b in range(start[last_vec], start[last_vec + 1]) if last_vec >= 0 else range(0):
+                    meets = first[a] < end[b] and first[b] < end[a]
+                    if meets and memory[a] == act and memory[b] == act and not write[a] and write[b]:
+                        fences[op] = 1
+            last_vec = op
+        for a in range(start[op], start[op + 1]):
+            owner[a], before[a] = op, newest[e, memory[a], write[a]]
+            newest[e, memory[a], write[a]] = a
+        known_by[op] = known[e]
+    return count
 
 
 def _within_depth(pairs: list[tuple[int, int]], depth: int) -> list[tuple[int, int]]:

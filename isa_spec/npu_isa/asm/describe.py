@@ -1,10 +1,12 @@
 """What each instruction of a binary does, in words: tiles, memory ranges, and the tensors that lie there."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from npu_isa.file.binary import Binary
 from npu_isa.isa.ops import Conv, Load, Memory, Op, Vec
-from npu_isa.machine.footprint import Access, footprint
+from npu_isa.machine.footprint import Access, footprints
 
 
 class Narrator:
@@ -14,8 +16,9 @@ class Narrator:
     bounding ranges, so that a read can name what it reads.
     """
 
-    def __init__(self, binary: Binary) -> None:
+    def __init__(self, binary: Binary, ops: Sequence[Op]) -> None:
         self._binary = binary
+        self._touched = footprints(ops, binary.machine)
         self._names: list[str] = [""]
         self._act = np.zeros(binary.machine.act_words, np.int32)  # place in _names of each word's tensor
         self._dram: list[tuple[int, int, str]] = [
@@ -26,7 +29,7 @@ class Narrator:
 
     def describe(self, op: Op) -> str:
         """Return one line, for the next operation of the program; "" for a setup."""
-        accesses = footprint(op, self._binary.machine)
+        accesses = self._touched.of(op.index)
         reads = [a for a in accesses if not a.write]
         writes = [a for a in accesses if a.write]
         if not writes:

@@ -1,7 +1,8 @@
 """The disassembler: a whole binary as text that `asm` turns into the same binary and a person can read."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,8 @@ from npu_isa.errors import ProgramError
 from npu_isa.file.binary import Binary, LayerInfo
 from npu_isa.file.manifest import to_parts
 from npu_isa.isa.codec import decode, operand_values
-from npu_isa.isa.ops import Instruction, Load, Memory, Op, resolve
+from npu_isa.isa.ops import Load, Memory, Op, resolve
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME, ENGINES, SPECS
 
 WIDTH = 110  # columns of directives
@@ -32,10 +34,9 @@ def disassemble(binary: Binary, *, data: bool = True) -> str:
         ProgramError: a word that is no instruction.
     """
     program = decode(binary.code)
-    try:
+    ops: Sequence[Op] = ()
+    with suppress(ProgramError):
         ops = resolve(program)
-    except ProgramError:
-        ops = ()
     parts = (_head(binary), _code(binary, program, ops), *((_data(binary, ops),) if data else ()))
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
@@ -85,8 +86,8 @@ def _text(value: Any) -> str:
 # -- instructions
 
 
-def _code(binary: Binary, program: tuple[Instruction, ...], ops: tuple[Op, ...]) -> Iterator[str]:
-    narrator = Narrator(binary)
+def _code(binary: Binary, program: Sequence[Instruction], ops: Sequence[Op]) -> Iterator[str]:
+    narrator = Narrator(binary, ops)
     layer = tile = -1
     for index, instruction in enumerate(program):
         at_layer, at_tile = int(binary.layer_of[index]), int(binary.tile_of[index])
@@ -134,7 +135,7 @@ def _instruction(instruction: Instruction, channel: int) -> str:
 # -- data
 
 
-def _data(binary: Binary, ops: tuple[Op, ...]) -> Iterator[str]:
+def _data(binary: Binary, ops: Sequence[Op]) -> Iterator[str]:
     if (binary.input.table != np.arange(256)).any():
         yield f"{DATA} table  ; input byte of each pixel value, a channel after the other"
         yield from _hex(binary.input.table.tobytes(), {})
@@ -143,7 +144,7 @@ def _data(binary: Binary, ops: tuple[Op, ...]) -> Iterator[str]:
     yield from _hex(binary.constants.tobytes(), _blocks(binary, ops))
 
 
-def _blocks(binary: Binary, ops: tuple[Op, ...]) -> dict[int, str]:
+def _blocks(binary: Binary, ops: Sequence[Op]) -> dict[int, str]:
     """Return what begins at an address of the constants, as far as loads tell."""
     found: dict[int, str] = {}
     for op in ops:

@@ -12,7 +12,7 @@ from npu_isa.asm.syntax import CHANNEL, NAMES, TOKENS
 from npu_isa.errors import NpuError, did_you_mean
 from npu_isa.file.manifest import KINDS, PER_INSTRUCTION
 from npu_isa.isa.codec import encode, operand_problem, token_problem
-from npu_isa.isa.ops import Instruction
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME, ENGINES, FRONT, ISA_HASH, InstructionSpec, Operand
 from npu_isa.machine.config import SHIPPED, load_machine, machine_from_dict
 

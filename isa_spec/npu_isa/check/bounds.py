@@ -1,112 +1,124 @@
 """Bounds: every access lies within its memory, and no operation disturbs itself."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_isa.check.order import UNITS, fault
-from npu_isa.isa.ops import Fold, Load, Memory, Op, Source, Store, Vec
-from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import Access, footprint, load_words
+from npu_isa.check.faults import UNITS, Array, First, fault
+from npu_isa.isa.ops import Memory, Op, Ops, Source, Vec
+from npu_isa.machine.config import WORD_BYTES, MachineConfig
+from npu_isa.machine.footprint import Accesses, fold_words, vec_words
 from npu_isa.machine.window import axes
 
 
 def check_bounds(
-    ops: tuple[Op, ...],
+    ops: Ops,
+    touched: Accesses,
     machine: MachineConfig,
     dram_bytes: int,
     constants_bytes: int,
     input_range: tuple[int, int],
-) -> list[tuple[Access, ...]]:
-    """Check that every access lies within its memory and that writes go where they may; return the footprints."""
-    limits = {
-        Memory.ACT: machine.act_words,
-        Memory.WEIGHT: machine.weight_words,
-        Memory.PARAM: machine.param_rows,
-        Memory.ACC0: machine.acc_rows,
-        Memory.ACC1: machine.acc_rows,
-        Memory.DRAM: dram_bytes,
-    }
-    touched = []
-    for op in ops:
-        accesses = footprint(op, machine)
-        touched.append(accesses)
-        for a in accesses:
-            if a.first < 0 or a.end > limits[a.memory]:
-                raise fault(
-                    op,
-                    f"{'writes' if a.write else 'reads'} {UNITS[a.memory]} {a.first}..{a.end - 1}: "
-                    f"the memory has {limits[a.memory]}",
-                )
-            if a.write and a.memory == Memory.DRAM:
-                if a.first < constants_bytes:
-                    raise fault(op, f"writes the constants, DRAM bytes 0..{constants_bytes - 1}")
-                if a.first < input_range[1] and input_range[0] < a.end:
-                    raise fault(op, f"writes the input, DRAM bytes {input_range[0]}..{input_range[1] - 1}")
-        _check_target(op, machine)
-        if isinstance(op, Vec):
-            _check_in_place(op, accesses, machine)
-    return touched
+) -> None:
+    """Check that every access lies within its memory, and that writes go where they may and nowhere twice.
+
+    Raises:
+        ProgramError: the first operation that leaves a memory or disturbs itself.
+    """
+    first = First(ops)
+    limits = np.zeros(len(Memory), np.int64)
+    limits[Memory.ACT], limits[Memory.WEIGHT], limits[Memory.PARAM] = (
+        machine.act_words,
+        machine.weight_words,
+        machine.param_rows,
+    )
+    limits[[Memory.ACC0, Memory.ACC1]] = machine.acc_rows
+    limits[Memory.DRAM] = dram_bytes
+    t = touched
+
+    def outside(i: int, op: Op) -> str:
+        verb, unit = "writes" if t.write[i] else "reads", UNITS[Memory(t.memory[i])]
+        return f"{verb} {unit} {t.first[i]}..{t.end[i] - 1}: the memory has {limits[t.memory[i]]}"
+
+    first.need(t.op, (t.first >= 0) & (t.end <= limits[t.memory]), outside)
+    stores = (t.memory == Memory.DRAM) & (t.write != 0)
+    first.need(
+        t.op,
+        ~stores | (t.first >= constants_bytes),
+        lambda i, op: f"writes the constants, DRAM bytes 0..{constants_bytes - 1}",
+    )
+    first.need(
+        t.op,
+        ~stores | (t.first >= input_range[1]) | (t.end <= input_range[0]),
+        lambda i, op: f"writes the input, DRAM bytes {input_range[0]}..{input_range[1] - 1}",
+    )
+    _targets(ops, machine, first)
+    first.check()
+    _check_in_place(ops, touched, machine)
 
 
-def _check_target(op: Op, machine: MachineConfig) -> None:
+def _targets(ops: Ops, machine: MachineConfig, first: First) -> None:
     """No operation writes a place twice: the order inside an operation is nobody's business."""
-    match op:
-        case Load():
-            words = load_words(op, machine)
-            ok = _apart(op.rows, op.cols, words, op.row_pitch, op.col_pitch)
-        case Fold():
-            ok = _apart(op.rows, op.cols, op.words, op.row_pitch, op.pixel_pitch)
-        case Store():
-            ok = _apart(op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch)
-        case Vec():
-            g = op.geom
-            ok = _apart(op.tile_h, op.tile_w, op.words * (1 + g.wide), g.out_row_pitch, g.out_pixel_pitch)
-        case _:
-            return
-    if not ok:
-        raise fault(op, "writes a place twice", "the pitches are too small for what is written")
+    load, fold, store, vec = ops.load, ops.fold, ops.store, ops.vec
+    words = -(-load["run"] // np.where(load["memory"] == Memory.PARAM, 4 * machine.array_cols, WORD_BYTES))
+    wide = vec_words(vec) * (1 + vec["wide"])
+    for table, shape, pitches in (
+        (load, (load["rows"], load["cols"], words), ("row_pitch", "col_pitch")),
+        (fold, (fold["rows"], fold["cols"], fold_words(fold)), ("row_pitch", "pixel_pitch")),
+        (store, (store["rows"], store["cols"], store["run"]), ("dram_row_pitch", "dram_col_pitch")),
+        (vec, (vec["tile_h"], vec["tile_w"], wide), ("out_row_pitch", "out_pixel_pitch")),
+    ):
+        ok = _apart(*shape, *(table[p] for p in pitches))
+        text = "the pitches are too small for what is written"
+        first.need(table["index"], ok, lambda i, op: "writes a place twice", text)
 
 
-def _apart(rows: int, cols: int, size: int, row_pitch: int, col_pitch: int) -> bool:
-    """Whether rows x cols pieces of `size` units, `row_pitch` and `col_pitch` apart, do not overlap."""
-    if (cols == 1 or col_pitch >= size) and (rows == 1 or row_pitch >= (cols - 1) * col_pitch + size):
-        return True
+def _apart(rows: Array, cols: Array, size: Array, row_pitch: Array, col_pitch: Array) -> NDArray[np.bool_]:
+    """Whether rows x cols pieces of `size` units, `row_pitch` and `col_pitch` apart, do not overlap; for many."""
+    nested = ((cols == 1) | (col_pitch >= size)) & ((rows == 1) | (row_pitch >= (cols - 1) * col_pitch + size))
     extent = (rows - 1) * row_pitch + (cols - 1) * col_pitch + size
-    if rows * cols * size > extent:
-        return False
-    starts = np.add.outer(np.arange(rows) * row_pitch, np.arange(cols) * col_pitch).reshape(-1)
-    starts.sort()
-    return bool((np.diff(starts) >= size).all())
+    ok = nested | (rows * cols * size <= extent)
+    for i in np.flatnonzero(ok & ~nested).tolist():
+        starts = np.add.outer(np.arange(rows[i]) * row_pitch[i], np.arange(cols[i]) * col_pitch[i]).reshape(-1)
+        starts.sort()
+        ok[i] = bool((np.diff(starts) >= size[i]).all())
+    return np.asarray(ok)
 
 
-def _check_in_place(op: Vec, accesses: tuple[Access, ...], machine: MachineConfig) -> None:
+def _check_in_place(ops: Ops, t: Accesses, machine: MachineConfig) -> None:
     """No vec reads what one of its own earlier pixels wrote: that word may still be in the pipeline.
 
     A pixel may overwrite what it or an earlier pixel read, as a residual add in place does: reads come first.
     """
-    written = accesses[-1]
-    if not any(
-        a.memory == Memory.ACT and not a.write and a.first < written.end and written.first < a.end for a in accesses
-    ):
-        return
+    last = t.start[1:] - 1  # an operation's write is its last access
+    target = last[t.op]
+    own = (t.memory == Memory.ACT) & (t.write == 0) & (t.memory[target] == Memory.ACT)
+    meets = own & (t.first < t.end[target]) & (t.first[target] < t.end)
+    vecs = np.zeros(len(ops), np.bool_)
+    vecs[ops.vec["index"]] = True
+    for index in np.unique(t.op[meets & vecs[t.op]]).tolist():
+        op = ops[index]
+        assert isinstance(op, Vec)
+        if not _reads_before_writes(op, machine):
+            raise fault(op, "reads words that its own earlier pixels write", "give the output words of its own")
+
+
+def _reads_before_writes(op: Vec, machine: MachineConfig) -> bool:
     g = op.geom
     words = op.words * (1 + g.wide)
     writer = np.full(machine.act_words, op.pixels, np.int64)  # the pixel that writes each word
     pixel = np.arange(op.pixels).reshape(op.tile_h, op.tile_w, 1)
     writer[_words(op.out_base, op.tile_h, op.tile_w, words, g.out_row_pitch, g.out_pixel_pitch)] = pixel
-    ok = True
     if g.residual:
         read = _words(op.res_base, op.tile_h, op.tile_w, op.words, g.res_row_pitch, g.res_pixel_pitch)
-        ok = bool((writer[read] >= pixel).all())
-    if g.source != Source.ACC:
-        ok = ok and _window_before_writes(op, writer)
-    if not ok:
-        raise fault(op, "reads words that its own earlier pixels write", "give the output words of its own")
+        if not (writer[read] >= pixel).all():
+            return False
+    return g.source == Source.ACC or _window_before_writes(op, writer)
 
 
 def _words(base: int, rows: int, cols: int, words: int, row_pitch: int, pitch: int) -> NDArray[np.int64]:
-    pixels = np.add.outer(base + np.arange(rows) * row_pitch, np.arange(cols) * pitch)
-    return np.add.outer(pixels, np.arange(words))
+    pixels: NDArray[Any] = np.add.outer(base + np.arange(rows) * row_pitch, np.arange(cols) * pitch)
+    return np.asarray(np.add.outer(pixels, np.arange(words)))
 
 
 def _window_before_writes(op: Vec, writer: NDArray[np.int64]) -> bool:

@@ -4,160 +4,28 @@ In-order engines with bounded queues and bounded token FIFOs are a determinate m
 reaches the halt, every timed one does. The run also yields what each operation knows to have ended before it starts.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from npu_isa.check import kernels
+from npu_isa.check.faults import UNITS, First, fault, label
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Conv, Engine, Memory, Op, Setup, Vec
+from npu_isa.isa.ops import Conv, Engine, Memory, Op, Ops
+from npu_isa.isa.program import KINDS
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import Access, claims
+from npu_isa.machine.footprint import Access, Accesses, claims
 from npu_isa.machine.timing import weight_load_cycles
 
 I64 = NDArray[np.int64]
 PAIRS_AT_ONCE = 1 << 20
-UNITS = {
-    Memory.ACT: "activation words",
-    Memory.WEIGHT: "weight words",
-    Memory.PARAM: "parameter rows",
-    Memory.ACC0: "accumulator rows of half 0",
-    Memory.ACC1: "accumulator rows of half 1",
-    Memory.DRAM: "DRAM bytes",
-}
-
-
-def name_of(op: Op) -> str:
-    """Return an operation's mnemonic."""
-    return op.name if isinstance(op, Setup) else type(op).__name__.lower()
-
-
-def label(op: Op) -> str:
-    """Return how messages name an operation: instruction 17 (conv)."""
-    return f"instruction {op.index} ({name_of(op)})"
-
-
-def fault(op: Op, message: str, hint: str = "") -> ProgramError:
-    """Return the error of one operation."""
-    return ProgramError(message, label(op), hint)
+SETUPS = np.array([KINDS[name] for name in ("geom", "groups", "vgeom")])
 
 
 def _engines(mask: int) -> list[int]:
     return [e for e in range(len(Engine)) if mask >> e & 1]
-
-
-class TokenRun:
-    """An untimed run of front end, queues and token FIFOs; `known` is its result.
-
-    An engine works on one operation at a time and gives its tokens all at once. The machine overlaps operations and
-    may give tokens singly: it waits for less, so it reaches the halt whenever this run does.
-
-    Attributes:
-        known: shape (operations, 4): the last operation of each engine that has ended whenever this one starts.
-    """
-
-    def __init__(self, ops: Sequence[Op], machine: MachineConfig) -> None:
-        self.known: I64 = np.full((len(ops), len(Engine)), -1, np.int64)
-        self._machine = machine
-        self._ops = ops
-        self._engine_of = [int(op.engine) for op in ops[:-1]]
-        self._work: list[list[Op]] = [[] for _ in Engine]
-        for op, engine in zip(ops, self._engine_of, strict=False):  # all but the halt
-            self._work[engine].append(op)
-        self._fifos: dict[tuple[int, int], deque[tuple[int, list[int]]]] = {
-            (g, t): deque() for g in range(len(Engine)) for t in range(len(Engine)) if g != t
-        }
-        self._clock = [[-1] * len(Engine) for _ in Engine]
-        self._sent = [0] * len(Engine)  # operations dispatched
-        self._done = [0] * len(Engine)
-        self._taken = [False] * len(Engine)  # the operation in work has its tokens
-
-    def run(self) -> None:
-        """Run to the halt.
-
-        Raises:
-            ProgramError: a deadlock, with who waits for whom, or a token that is never taken.
-        """
-        dispatched, moved = 0, True
-        while moved:
-            moved = False
-            while dispatched < len(self._engine_of) and self._has_place(self._engine_of[dispatched]):
-                self._sent[self._engine_of[dispatched]] += 1
-                dispatched += 1
-                moved = True
-            for engine in range(len(Engine)):
-                while self._done[engine] < self._sent[engine] and self._step(engine):
-                    moved = True
-        if any(done < len(work) for done, work in zip(self._done, self._work, strict=True)):
-            raise self._deadlock(dispatched)
-        for (giver, taker), fifo in self._fifos.items():
-            if fifo:
-                raise fault(
-                    self._ops[fifo[0][0]],
-                    f"the token that it gives from {Engine(giver).name.lower()} to {Engine(taker).name.lower()} "
-                    "is never taken",
-                    "drop this bit of push, or add the matching pop",
-                )
-
-    def _has_place(self, engine: int) -> bool:
-        # one operation has left the queue for its engine
-        return self._sent[engine] - self._done[engine] <= self._machine.queue_depth
-
-    def _step(self, engine: int) -> bool:
-        """Take the tokens of the operation at the engine, or end it; return whether anything happened."""
-        op = self._work[engine][self._done[engine]]
-        clock = self._clock[engine]
-        if not self._taken[engine]:
-            givers = _engines(op.pop)
-            if any(not self._fifos[g, engine] for g in givers):
-                return False
-            for g in givers:
-                _, seen = self._fifos[g, engine].popleft()
-                clock[:] = map(max, clock, seen)
-            self._taken[engine] = True
-            self.known[op.index] = clock
-            return True
-        takers = _engines(op.push)
-        if any(len(self._fifos[engine, t]) >= self._machine.token_depth for t in takers):
-            return False
-        ended = clock.copy()
-        if not isinstance(op, Setup):  # a setup ends while the operation before it is still in the pipeline
-            ended[engine] = op.index
-        for t in takers:
-            self._fifos[engine, t].append((op.index, ended))
-        self._done[engine] += 1
-        self._taken[engine] = False
-        return True
-
-    def _deadlock(self, dispatched: int) -> ProgramError:
-        """Describe every engine that has work left; the place is the first stuck operation."""
-        stuck: list[tuple[int, str]] = []
-        for engine, work in enumerate(self._work):
-            if self._done[engine] == len(work):
-                continue
-            op = work[self._done[engine]]
-            stuck.append(
-                (op.index, f"{Engine(engine).name.lower()}: {label(op)} {self._reason(engine, op, dispatched)}")
-            )
-        stuck.sort()
-        return ProgramError(
-            "deadlock: " + "; ".join(text for _, text in stuck),
-            label(self._ops[stuck[0][0]]),
-            "tokens must follow program order and fit queue_depth and token_depth",
-        )
-
-    def _reason(self, engine: int, op: Op, dispatched: int) -> str:
-        if self._done[engine] == self._sent[engine]:
-            full = Engine(self._engine_of[dispatched]).name.lower()
-            return f"is not dispatched: the front end waits with instruction {dispatched} for the queue of {full}"
-        if not self._taken[engine]:
-            givers = [Engine(g).name.lower() for g in _engines(op.pop) if not self._fifos[g, engine]]
-            return f"waits for a token of {' and '.join(givers)}"
-        depth = self._machine.token_depth
-        takers = [Engine(t).name.lower() for t in _engines(op.push) if len(self._fifos[engine, t]) >= depth]
-        return f"waits for room for its token to {' and '.join(takers)}"
 
 
 def check_tokens(ops: Sequence[Op], machine: MachineConfig) -> I64:
@@ -167,38 +35,110 @@ def check_tokens(ops: Sequence[Op], machine: MachineConfig) -> I64:
         int64 (operations, 4): the last operation of each engine that tokens prove to have ended before each starts.
 
     Raises:
-        ProgramError: see `TokenRun.run`; an operation that takes from or gives to its own engine.
+        ProgramError: a deadlock, with who waits for whom; a token that is never taken; an operation that takes from or
+            gives to its own engine.
     """
-    for op in ops[:-1]:
-        if (op.pop | op.push) >> op.engine & 1:
-            raise fault(op, f"token of its own engine ({op.engine.name.lower()})", "an engine works in order by itself")
-        if (op.pop | op.push) >> len(Engine):
-            raise fault(op, f"pop {op.pop:#x}, push {op.push:#x}: a token of no engine")
-    if ops[-1].pop or ops[-1].push:
-        raise fault(ops[-1], "halt takes and gives no tokens", "it waits for every engine by itself")
-    run = TokenRun(ops, machine)
-    run.run()
-    return run.known
+    columns = Ops.of(ops)
+    first, both = First(columns), columns.pop | columns.push
+    own = np.where(columns.engine >= 0, both >> np.maximum(columns.engine, 0) & 1, 0)
+    at = np.arange(len(columns))
+    hint = "an engine works in order by itself"
+    first.need(at, own == 0, lambda i, op: f"token of its own engine ({op.engine.name.lower()})", hint)
+    first.need(
+        at,
+        (both >> len(Engine) == 0) | (columns.engine < 0),
+        lambda i, op: f"pop {op.pop:#x}, push {op.push:#x}: a token of no engine",
+    )
+    first.need(
+        at,
+        (both == 0) | (columns.engine >= 0),
+        lambda i, op: "halt takes and gives no tokens",
+        "it waits for every engine by itself",
+    )
+    first.check()
+    return _run(columns, machine)
 
 
-def check_races(ops: Sequence[Op], machine: MachineConfig, known: I64) -> None:
+def _run(ops: Ops, machine: MachineConfig) -> I64:
+    """Run the tokens; see `kernels.run_tokens`."""
+    engine = ops.engine[:-1]
+    work = [np.flatnonzero(engine == e) for e in Engine]
+    first = np.cumsum([0, *(len(w) for w in work)])
+    n, most = len(Engine), min(machine.token_depth, len(ops))  # a FIFO cannot hold more than there are operations
+    state = kernels.TokenRun(
+        sent=np.zeros(n, np.int64),
+        done=np.zeros(n, np.int64),
+        taken=np.zeros(n, np.int64),
+        waiting=np.zeros((n, n), np.int64),
+        fifo=np.zeros((n, n, most), np.int64),
+        dispatched=np.zeros(1, np.int64),
+    )
+    known, ended = np.full((2, len(ops), n), -1, np.int64)
+    setup = np.isin(ops.kind, SETUPS)
+    kernels.run_tokens(
+        engine, ops.pop, ops.push, setup, np.concatenate(work), first, machine.queue_depth, state, known, ended
+    )
+    if any(state.done[e] < len(work[e]) for e in Engine):
+        raise _deadlock(ops, work, state, machine)
+    for giver in Engine:
+        for taker in Engine:
+            if state.waiting[giver, taker]:
+                raise fault(
+                    ops[int(state.fifo[giver, taker, 0])],
+                    f"the token that it gives from {giver.name.lower()} to {taker.name.lower()} is never taken",
+                    "drop this bit of push, or add the matching pop",
+                )
+    return known
+
+
+def _deadlock(ops: Ops, work: list[I64], s: kernels.TokenRun, machine: MachineConfig) -> ProgramError:
+    """Describe every engine that has work left; the place is the first stuck operation."""
+    stuck: list[tuple[int, str]] = []
+    for engine in Engine:
+        if s.done[engine] < len(work[engine]):
+            op = ops[int(work[engine][s.done[engine]])]
+            stuck.append((op.index, f"{engine.name.lower()}: {label(op)} {_reason(ops, engine, op, s, machine)}"))
+    stuck.sort()
+    return ProgramError(
+        "deadlock: " + "; ".join(text for _, text in stuck),
+        label(ops[stuck[0][0]]),
+        "tokens must follow program order and fit queue_depth and token_depth",
+    )
+
+
+def _reason(ops: Ops, engine: Engine, op: Op, s: kernels.TokenRun, machine: MachineConfig) -> str:
+    if s.done[engine] == s.sent[engine]:
+        dispatched = int(s.dispatched[0])
+        full = Engine(int(ops.engine[dispatched])).name.lower()
+        return f"is not dispatched: the front end waits with instruction {dispatched} for the queue of {full}"
+    if not s.taken[engine]:
+        givers = [Engine(g).name.lower() for g in _engines(op.pop) if not s.waiting[g, engine]]
+        return f"waits for a token of {' and '.join(givers)}"
+    takers = [
+        Engine(t).name.lower() for t in _engines(op.push) if s.waiting[engine, t] >= min(machine.token_depth, len(ops))
+    ]
+    return f"waits for room for its token to {' and '.join(takers)}"
+
+
+def check_races(ops: Ops, touched: Accesses, machine: MachineConfig, known: I64) -> None:
     """Check that operations of different engines whose claims conflict are ordered by tokens, in program order.
 
     Args:
         ops: the program, within bounds.
+        touched: its footprints.
         machine: the design point.
         known: from `check_tokens`.
 
     Raises:
         ProgramError: naming the later of the first two operations that race.
     """
-    touched = [claims(op, machine) for op in ops]
-    races = [pair for memory in Memory for pair in _memory_races(ops, touched, known, memory)]
+    claimed = claims(touched, machine)
+    races = [pair for memory in Memory for pair in _memory_races(ops, claimed, known, memory)]
     if not races:
         return
     later, earlier, memory = min(races)
     giver, taker = ops[earlier].engine.name.lower(), ops[later].engine.name.lower()
-    ours, theirs = _conflict(touched[later], touched[earlier], memory)
+    ours, theirs = _conflict(claimed.of(later), claimed.of(earlier), memory)
     raise fault(
         ops[later],
         f"race: {'writes' if ours.write else 'reads'} {UNITS[memory]} {ours.first}..{ours.end - 1} while "
@@ -217,20 +157,16 @@ def _conflict(ours: Sequence[Access], theirs: Sequence[Access], memory: Memory) 
     )
 
 
-def _memory_races(
-    ops: Sequence[Op], touched: Sequence[tuple[Access, ...]], known: I64, memory: Memory
-) -> Iterator[tuple[int, int, Memory]]:
+def _memory_races(ops: Ops, claimed: Accesses, known: I64, memory: Memory) -> Iterator[tuple[int, int, Memory]]:
     """Yield (later, earlier, memory), one per pair of engines that race in one memory."""
-    rows: list[list[tuple[int, int, int, int]]] = [[] for _ in Engine]
-    for op, accesses in zip(ops, touched, strict=True):
-        for a in accesses:
-            if a.memory == memory:
-                rows[op.engine].append((op.index, a.first, a.end, a.write))
-    tables = [np.array(r, np.int64).reshape(-1, 4) for r in rows]
-    for engine, mine in enumerate(tables):
-        for other, theirs in enumerate(tables):
-            if engine != other and len(mine) and len(theirs):
-                found = _first_race(mine, theirs, known[mine[:, 0], other])
+    mine = claimed.memory == memory
+    columns = (claimed.op, claimed.first, claimed.end, claimed.write)
+    rows, engine = np.stack([c[mine] for c in columns], axis=1), ops.engine[claimed.op[mine]]
+    tables = [rows[engine == e] for e in Engine]
+    for here, ours in enumerate(tables):
+        for there, theirs in enumerate(tables):
+            if here != there and len(ours) and len(theirs):
+                found = _first_race(ours, theirs, known[ours[:, 0], there])
                 if found is not None:
                     yield (*found, memory)
 
@@ -260,7 +196,7 @@ def _first_race(mine: I64, theirs: I64, ended: I64) -> tuple[int, int] | None:
     return None
 
 
-def check_fences(ops: Sequence[Op], touched: Sequence[tuple[Access, ...]]) -> None:
+def check_fences(ops: Ops, touched: Accesses) -> None:
     """Check that a vec that reads what the vec before it wrote has `fence`.
 
     The vec before is still in the pipeline (6 cycles) when the next one starts. An older one is not: the vec between
@@ -270,24 +206,28 @@ def check_fences(ops: Sequence[Op], touched: Sequence[tuple[Access, ...]]) -> No
     Raises:
         ProgramError: naming the vec that needs the fence.
     """
-    before: Op | None = None
-    for op in ops:
-        if not isinstance(op, Vec):
-            continue
-        if before is not None and not op.fence:
-            for a in touched[op.index]:
-                for b in touched[before.index]:
-                    if not a.write and b.write and a.memory == b.memory and a.first < b.end and b.first < a.end:
-                        raise fault(
-                            op,
-                            f"reads activation words {a.first}..{a.end - 1} while {label(before)}, still in the "
-                            f"pipeline, writes {b.first}..{b.end - 1}",
-                            "set fence=1",
-                        )
-        before = op
+    at = ops.vec["index"]
+    if len(at) < 2:
+        return
+    written = touched.start[at[:-1] + 1] - 1  # the last access of each vec but the last one
+    before = np.full(touched.count, -1, np.int64)
+    before[at[1:]] = np.where(ops.vec["fence"][1:] == 0, written, -1)
+    other = before[touched.op]
+    t = touched
+    meets = (other >= 0) & (t.write == 0) & (t.memory == t.memory[other])
+    meets &= (t.first < t.end[other]) & (t.first[other] < t.end)
+    if meets.any():
+        entry = int(np.argmax(meets))
+        a, b = entry, int(other[entry])
+        raise fault(
+            ops[int(t.op[a])],
+            f"reads activation words {t.first[a]}..{t.end[a] - 1} while {label(ops[int(t.op[b])])}, still in the "
+            f"pipeline, writes {t.first[b]}..{t.end[b] - 1}",
+            "set fence=1",
+        )
 
 
-def check_accumulators(ops: tuple[Op, ...], machine: MachineConfig) -> None:
+def check_accumulators(ops: Ops, machine: MachineConfig) -> None:
     """Check that an accumulating conv finds the sums of the conv before it already written.
 
     Read, add and write of an accumulator row take A = 3 cycles. Let the conv before have M pixels from row a, its
@@ -302,19 +242,19 @@ def check_accumulators(ops: tuple[Op, ...], machine: MachineConfig) -> None:
         ProgramError: naming the accumulating conv.
     """
     interval = TIMING["shadow_free_cycles"] + weight_load_cycles(machine)
-    before: Conv | None = None
-    for op in ops:
-        if not isinstance(op, Conv):
-            continue
-        if before is not None and op.accumulate and op.acc_half == before.acc_half:
-            end = before.acc_row + before.pixels
-            overlap = op.acc_row < end and before.acc_row < op.acc_row + op.pixels
-            close = end - op.acc_row < TIMING["acc_write_cycles"] and 3 * before.pixels > interval
-            if overlap and close:
-                raise fault(
-                    op,
-                    f"accumulates onto rows from {op.acc_row} on while instruction {before.index} (conv) is still "
-                    f"writing rows up to {end - 1}",
-                    "let both tiles start at the same accumulator row",
-                )
-        before = op
+    op, before = ops.conv[1:], ops.conv[:-1]
+    pixels = before["tile_h"] * before["tile_w"]
+    end = before["acc_row"] + pixels
+    overlap = (op["acc_row"] < end) & (before["acc_row"] < op["acc_row"] + op["tile_h"] * op["tile_w"])
+    close = (end - op["acc_row"] < TIMING["acc_write_cycles"]) & (3 * pixels > interval)
+    follows = (op["accumulate"] != 0) & (op["acc_half"] == before["acc_half"])
+
+    def text(i: int, row: Conv) -> str:
+        return (
+            f"accumulates onto rows from {row.acc_row} on while instruction {before['index'][i]} (conv) is still "
+            f"writing rows up to {end[i] - 1}"
+        )
+
+    first = First(ops)
+    first.need(op["index"], ~(follows & overlap & close), text, "let both tiles start at the same accumulator row")
+    first.check()

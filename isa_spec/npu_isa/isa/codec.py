@@ -1,4 +1,4 @@
-"""Instruction words: encode and decode, as loops over the table."""
+"""Instruction words: encode and decode, column by column, as loops over the table."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,30 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Instruction
-from npu_isa.isa.tables import BY_NAME, BY_OPCODE, ENGINES, FRONT, ISA_HASH, RAW, InstructionSpec, Operand, header_field
+from npu_isa.isa.program import KINDS, Array, Instruction, Program, of_tables
+from npu_isa.isa.program import OPERANDS as FIELDS
+from npu_isa.isa.tables import ENGINES, FRONT, ISA_HASH, RAW, SPECS, InstructionSpec, Operand, header_field
 
 __all__ = ["ISA_HASH", "decode", "encode"]
 
 WORD_BYTES: int = RAW["word_bytes"]
-_POP, _PUSH = header_field("pop")[0], header_field("push")[0]
+LANES = WORD_BYTES // 8  # 64-bit parts of a word
+_OPCODE, _POP, _PUSH = (header_field(name) for name in ("opcode", "pop", "push"))
 _MASK = (1 << len(ENGINES)) - 1
+_HINT = "see isa_spec/ISA.md"
+_KIND_OF = np.full(256, -1, np.int64)
+_KIND_OF[[spec.opcode for spec in SPECS]] = np.arange(len(SPECS))
 
 
 def operand_values(instruction: Instruction, operand: Operand) -> tuple[int, ...]:
     """Return the values of an operand, one for a plain operand."""
     value = instruction.operands[operand.name]
     return value if isinstance(value, tuple) else (value,)
-
-
-def _used_bits(spec: InstructionSpec) -> int:
-    bits = 0xFF | _MASK << _POP | _MASK << _PUSH
-    for o in spec.operands:
-        bits |= ((1 << o.width * o.elements) - 1) << o.low
-    return bits
-
-
-_USED = {spec.opcode: _used_bits(spec) for spec in BY_NAME.values()}
 
 
 def operand_problem(operand: Operand, values: Sequence[int]) -> str | None:
@@ -52,61 +47,120 @@ def token_problem(spec: InstructionSpec, tokens: int) -> str | None:
 
 def problems(instruction: Instruction) -> list[str]:
     """Return what is wrong with an instruction by itself: operands out of range, tokens to its own engine."""
-    spec = BY_NAME[instruction.name]
+    spec = SPECS[KINDS[instruction.name]]
     found = [operand_problem(o, operand_values(instruction, o)) for o in spec.operands]
     found.append(token_problem(spec, instruction.pop | instruction.push))
     return [text for text in found if text is not None]
 
 
-def encode(program: Iterable[Instruction]) -> NDArray[np.uint8]:
+def _check(program: Program) -> None:
+    """Raise the error of the first instruction that is wrong by itself."""
+    wrong = np.zeros(len(program), np.bool_)
+    for spec in SPECS:
+        at, table = program.indices(spec.name), program.tables[spec.name]
+        own = 0 if spec.engine == FRONT else _MASK & ~(1 << ENGINES.index(spec.engine))
+        bad = (program.pop[at] | program.push[at]) & ~own != 0
+        for o in spec.operands:
+            values = table[o.name].reshape(len(at), o.elements)
+            bad |= ((values < o.least) | (values > o.most)).any(axis=1)
+        wrong[at] = bad
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise ProgramError(problems(program[index])[0], f"instruction {index} ({program[index].name})", _HINT)
+
+
+def encode(instructions: Iterable[Instruction]) -> NDArray[np.uint8]:
     """Return the words of a program, uint8 of shape (instructions, 32).
 
     Raises:
         ProgramError: an operand is out of its range; the message names instruction and operand.
     """
-    words = bytearray()
-    for index, instruction in enumerate(program):
-        found = problems(instruction)
-        if found:
-            raise ProgramError(found[0], f"instruction {index} ({instruction.name})", "see isa_spec/ISA.md")
-        spec = BY_NAME[instruction.name]
-        word = spec.opcode | instruction.pop << _POP | instruction.push << _PUSH
+    if isinstance(instructions, Program):
+        program = instructions
+        _check(program)
+    else:
+        listed = list(instructions)
+        for index, instruction in enumerate(listed):
+            if found := problems(instruction):
+                raise ProgramError(found[0], f"instruction {index} ({instruction.name})", _HINT)
+        program = Program.of(listed)
+    words = np.zeros((len(program), LANES), np.uint64)
+    opcode = np.array([spec.opcode for spec in SPECS], np.int64)[program.kind]
+    for values, (low, width) in ((opcode, _OPCODE), (program.pop, _POP), (program.push, _PUSH)):
+        _put(words, values, low, width)
+    for spec in SPECS:
+        at = program.indices(spec.name)
+        mine = words[at]
         for o in spec.operands:
-            mask = (1 << o.width) - 1
-            for i, value in enumerate(operand_values(instruction, o)):
-                word |= (value & mask) << (o.low + i * o.width)
-        words += word.to_bytes(WORD_BYTES, "little")
-    return np.frombuffer(bytes(words), dtype=np.uint8).reshape(-1, WORD_BYTES)
+            values = program.tables[spec.name][o.name].reshape(len(at), o.elements)
+            for i in range(o.elements):
+                _put(mine, values[:, i], o.low + i * o.width, o.width)
+        words[at] = mine
+    return words.astype("<u8").view(np.uint8).reshape(-1, WORD_BYTES)
 
 
-def _field(word: int, o: Operand, i: int) -> int:
-    value = word >> (o.low + i * o.width) & ((1 << o.width) - 1)
-    return value - (1 << o.width) if o.signed and value >> (o.width - 1) else value
+def _put(words: Array, values: Array, low: int, width: int) -> None:
+    """Set bits low..low + width - 1 of each word."""
+    lane, shift = divmod(low, 64)
+    bits = values.astype(np.uint64) & np.uint64((1 << width) - 1)
+    words[:, lane] |= bits << np.uint64(shift)
+    if shift + width > 64:
+        words[:, lane + 1] |= bits >> np.uint64(64 - shift)
 
 
-def decode(code: NDArray[np.uint8]) -> tuple[Instruction, ...]:
-    """Return the instructions of uint8 words of shape (instructions, 32).
+def _get(words: Array, low: int, width: int, *, signed: bool = False) -> Array:
+    """Return bits low..low + width - 1 of each word, int64."""
+    lane, shift = divmod(low, 64)
+    bits = words[:, lane] >> np.uint64(shift)
+    if shift + width > 64:
+        bits = bits | words[:, lane + 1] << np.uint64(64 - shift)
+    values = (bits & np.uint64((1 << width) - 1)).astype(np.int64)
+    return values - ((values >> (width - 1)) << width) if signed else values
+
+
+def decode(code: NDArray[np.uint8]) -> Program:
+    """Return the program of uint8 words of shape (instructions, 32).
 
     Raises:
         ProgramError: unknown opcode, bits that no field owns, a field out of its range, tokens to the own engine.
     """
-    found = []
-    for index, row in enumerate(np.ascontiguousarray(code)):
-        word = int.from_bytes(row.tobytes(), "little")
-        spec = BY_OPCODE.get(word & 0xFF)
-        if spec is None:
-            raise ProgramError(f"unknown opcode {word & 0xFF:#04x}", f"instruction {index}", "see isa_spec/ISA.md")
-        where = f"instruction {index} ({spec.name})"
-        extra = word & ~_USED[spec.opcode]
-        if extra:
-            raise ProgramError(f"bit {extra.bit_length() - 1} belongs to no field and is set", where, "clear it")
-        operands: dict[str, int | tuple[int, ...]] = {
-            o.name: tuple(_field(word, o, i) for i in range(o.repeat)) if o.repeat else _field(word, o, 0)
-            for o in spec.operands
-        }
-        instruction = Instruction(spec.name, operands, word >> _POP & _MASK, word >> _PUSH & _MASK)
-        wrong = problems(instruction)
-        if wrong:
-            raise ProgramError(wrong[0], where, "see isa_spec/ISA.md")
-        found.append(instruction)
-    return tuple(found)
+    words = np.ascontiguousarray(code).view("<u8").reshape(-1, LANES).astype(np.uint64)
+    opcode = _get(words, *_OPCODE)
+    kind = _KIND_OF[opcode]
+    tables = {}
+    left = words.copy()  # bits that no field owns
+    for k, spec in enumerate(SPECS):
+        at = np.flatnonzero(kind == k)
+        tables[spec.name] = np.zeros(len(at), FIELDS[spec.name])
+        mine = words[at]
+        for o in spec.operands:
+            found = [_get(mine, o.low + i * o.width, o.width, signed=o.signed) for i in range(o.elements)]
+            tables[spec.name][o.name] = np.stack(found, axis=1) if o.repeat else found[0]
+        left[at] &= _unowned(spec)
+    _check_bits(kind, opcode, left)
+    program = of_tables(kind, _get(words, *_POP), _get(words, *_PUSH), tables)
+    _check(program)
+    return program
+
+
+def _unowned(spec: InstructionSpec) -> Array:
+    """Return the bits of a word that no field of an instruction owns, uint64 (lanes,)."""
+    owned = np.zeros((1, LANES), np.uint64)
+    fields = [_OPCODE, _POP, _PUSH, *((o.low + i * o.width, o.width) for o in spec.operands for i in range(o.elements))]
+    for low, width in fields:
+        _put(owned, np.array([-1]), low, width)
+    return np.asarray(~owned[0])
+
+
+def _check_bits(kind: Array, opcode: Array, left: Array) -> None:
+    """Raise the error of the first word whose opcode is unknown or in which a bit is set that no field owns."""
+    unknown = kind < 0
+    wrong = unknown | (left != 0).any(axis=1)
+    if not wrong.any():
+        return
+    index = int(np.argmax(wrong))
+    if unknown[index]:
+        raise ProgramError(f"unknown opcode {int(opcode[index]):#04x}", f"instruction {index}", _HINT)
+    extra = sum(int(part) << 64 * lane for lane, part in enumerate(left[index]))
+    where = f"instruction {index} ({SPECS[kind[index]].name})"
+    raise ProgramError(f"bit {extra.bit_length() - 1} belongs to no field and is set", where, "clear it")

@@ -3,7 +3,7 @@
 The register-level model, the RTL and the naive models of the tests read blocks by code of their own: twins on purpose.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
 U8 = NDArray[np.uint8]
 Ints = NDArray[Any]
+Count = TypeVar("Count", int, Ints)
 
 TAPS_PER_ROW = 4  # depthwise weights, a byte each, in a parameter row
 HEAD_ROWS: int = TIMING["param_rows"]  # bias | multiplier and shift | second multiplier
@@ -24,9 +25,13 @@ def position_words(machine: MachineConfig) -> int:
     return -(-machine.array_cols // (2 * WORD_BYTES))
 
 
-def weight_block_words(machine: MachineConfig, places: int, taps: int) -> int:
-    """Return the words of a conv's weight block: the s_wgt rows, then [place][tap][16 channels][columns] bytes."""
-    return places * (position_words(machine) + taps * machine.array_cols)
+def weight_block_words(machine: MachineConfig, places: Count, taps: Count) -> Count:
+    """Return the words of a conv's weight block: the s_wgt rows, then [place][tap][16 channels][columns] bytes.
+
+    Counts are numbers, or arrays of them.
+    """
+    words: Count = places * (position_words(machine) + taps * machine.array_cols)
+    return words
 
 
 class WeightBlock(NamedTuple):
@@ -65,9 +70,9 @@ def unpack_positions(data: U8, machine: MachineConfig, places: int) -> U8:
     return np.stack([codes & 15, codes >> 4], axis=-1).reshape(places, -1)[:, : machine.array_cols]
 
 
-def param_block_rows(taps: int) -> int:
+def param_block_rows(taps: Count) -> Count:
     """Return the rows of a parameter block: bias, multiplier and shift, second multiplier, then 4 weight taps each."""
-    return HEAD_ROWS + -(-taps // TAPS_PER_ROW)
+    return TIMING["param_rows"] + -(-taps // TAPS_PER_ROW)
 
 
 class ParamBlock(NamedTuple):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from npu_isa.isa.ops import Instruction, Memory
+from npu_isa.isa.ops import Memory
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.blocks import weight_block_words
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray

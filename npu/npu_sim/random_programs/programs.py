@@ -5,11 +5,13 @@ too), leaky and wide outputs, all sources, stores and reloads, folds, bias table
 some that are not needed. Layers' tiles overlap in time as far as the tokens allow.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from npu_isa.check.program import check_program
-from npu_isa.isa.ops import Instruction, Op, Vec, resolve
+from npu_isa.isa.ops import Op, Ops, Vec, resolve
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
@@ -31,11 +33,11 @@ class RandomProgram:
     legal: dict[int, tuple[int, ...]]
 
     @property
-    def ops(self) -> tuple[Op, ...]:
+    def ops(self) -> Ops:
         """The program with its state resolved."""
         return resolve(self.instructions)
 
-    def check(self, ops: tuple[Op, ...] | None = None) -> None:
+    def check(self, ops: Sequence[Op] | None = None) -> None:
         """Check the program, or other operations in its place, as a binary is checked.
 
         Raises:

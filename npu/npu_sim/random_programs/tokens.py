@@ -6,19 +6,18 @@ from itertools import pairwise, permutations
 
 import numpy as np
 from npu_isa.check.order import check_tokens
-from npu_isa.isa.ops import Engine, Instruction, Op, Vec, resolve
+from npu_isa.isa.ops import Engine, Op, Vec, resolve
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import claims, footprint
+from npu_isa.machine.footprint import Access, claims, footprints
 
 Edges = list[tuple[int, int]]
 
 
-def conflicts(a: Op, b: Op, machine: MachineConfig) -> bool:
-    """Whether two operations claim common words, at least one to write."""
+def conflicts(a: Sequence[Access], b: Sequence[Access]) -> bool:
+    """Whether the claims of two operations have common words, at least one to write."""
     return any(
-        x.memory == y.memory and (x.write or y.write) and x.first < y.end and y.first < x.end
-        for x in claims(a, machine)
-        for y in claims(b, machine)
+        x.memory == y.memory and (x.write or y.write) and x.first < y.end and y.first < x.end for x in a for y in b
     )
 
 
@@ -40,10 +39,11 @@ def with_tokens(
             for given, taken in edges:
                 push[given] |= 1 << taker
                 pop[taken] |= 1 << giver
+    touched = footprints(ops, machine)
     vecs = [op for op in ops if isinstance(op, Vec)]
     for before, op in pairwise(vecs):
-        out = footprint(before, machine)[-1]
-        for a in footprint(op, machine):
+        out = touched.of(before.index)[-1]
+        for a in touched.of(op.index):
             if a.memory == out.memory and not a.write and a.first < out.end and out.first < a.end:
                 fences.add(op.index)
     return tuple(
@@ -55,11 +55,13 @@ def with_tokens(
 def needed(ops: Sequence[Op], giver: int, taker: int, machine: MachineConfig) -> Edges:
     """Return (giving, taking) operations, both ascending: each waits for its latest conflict not yet waited for."""
     edges: Edges = []
+    claimed = claims(footprints(ops, machine), machine)
+    mine = [claimed.of(op.index) for op in ops]
     for op in ops:
         if op.engine != taker:
             continue
         last = edges[-1][0] if edges else -1
-        past = [o for o in ops[last + 1 : op.index] if o.engine == giver and conflicts(o, op, machine)]
+        past = [o for o in ops[last + 1 : op.index] if o.engine == giver and conflicts(mine[o.index], mine[op.index])]
         if not past:
             continue
         given = past[-1].index

@@ -7,7 +7,8 @@ import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
 from npu_isa.isa.codec import decode, encode
-from npu_isa.isa.ops import Instruction, resolve
+from npu_isa.isa.ops import resolve
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME, ENGINES, TIMING
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from npu_isa.isa.ops import Instruction
+from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME, ENGINES, RAW, TIMING
 from npu_isa.machine.config import ACT_REGIONS, SEGMENT_ROWS, MachineConfig
 from numpy.typing import NDArray

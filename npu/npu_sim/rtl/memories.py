@@ -8,7 +8,7 @@ import numpy as np
 from npu_isa.isa.ops import Conv, Load, Memory, Op
 from npu_isa.machine.blocks import position_words, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import footprint
+from npu_isa.machine.footprint import footprints
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.run import Values
@@ -55,6 +55,7 @@ def trace(
     sums: dict[int, I32] = {}
     weights = np.zeros(machine.weight_memory_bytes, np.uint8)
     left = np.zeros((2, machine.acc_rows, machine.array_cols), np.int32)
+    touched = footprints(ops, machine)
     loads = deque(op for op in ops if isinstance(op, Load) and op.memory == Memory.WEIGHT)
     for op, act, acc in Values(ops, machine, constants, boundaries, dram_bytes).steps(image, input_address):
         while loads and loads[0].index < op.index:
@@ -67,7 +68,7 @@ def trace(
                 left[op.acc_half, rows] = 0
             left[op.acc_half, rows, :used] = acc[op.acc_half, rows, :used]
             sums[op.index] = left[op.acc_half, rows].copy()
-        for a in footprint(op, machine):
+        for a in touched.of(op.index):
             if a.write and a.memory == Memory.ACT:
                 words = act[a.first * WORD_BYTES : a.end * WORD_BYTES]
                 writes.setdefault(op.index, []).append(Written(Memory.ACT, a.first, words.copy()))

@@ -10,9 +10,10 @@ from enum import IntEnum
 
 import numpy as np
 from npu_isa.isa.codec import encode
-from npu_isa.isa.ops import Conv, Engine, Instruction, Memory, Op, Source, Vec
+from npu_isa.isa.ops import Conv, Engine, Memory, Op, Source, Vec
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import ACT_REGIONS, WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import regions
+from npu_isa.machine.footprint import footprints, regions
 from npu_isa.machine.timing import param_rows
 from numpy.typing import NDArray
 
@@ -120,10 +121,10 @@ def _busy(ops: Sequence[Op], machine: MachineConfig, timing: Timing) -> Events:
     The matrix engine comes first in a cycle: a port is held against it from the cycle after the other's start on.
     """
     change: dict[int, list[int]] = {}
-    for op, row in zip(ops, timing.table, strict=False):
+    taken, _ = regions(footprints(ops, machine), machine)
+    for op, row, reads in zip(ops, timing.table, taken.tolist(), strict=False):
         if op.engine == Engine.MATRIX:
             continue
-        reads = regions(op, machine)[0]
         for at, step in ((int(row[times.START]) + 1, 1), (int(row[times.WORK_END]), -1)):
             steps = change.setdefault(at, [0] * ACT_REGIONS)
             for r in range(ACT_REGIONS):

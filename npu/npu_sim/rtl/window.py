@@ -9,7 +9,8 @@ their convs compute nothing: they stand as a repeated geom, some cycles apart, b
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from npu_isa.isa.ops import Conv, Engine, Instruction, Op
+from npu_isa.isa.ops import Conv, Engine, Op
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import ACT_REGIONS, MachineConfig
 from npu_isa.machine.timing import weight_load_cycles
 

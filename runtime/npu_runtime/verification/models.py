@@ -3,7 +3,7 @@
 A model is added by a function in `MODELS`; `npu_runtime.verification.verify` compares what models say.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -16,7 +16,8 @@ from npu_compiler.qgraph.ir import QuantizedGraph
 from npu_isa.errors import NpuError, did_you_mean
 from npu_isa.file.binary import Binary
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Engine, Instruction, Op, resolve
+from npu_isa.isa.ops import Engine, Ops, resolve
+from npu_isa.isa.program import Instruction
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
@@ -42,7 +43,7 @@ class Workload:
     """
 
     machine: MachineConfig
-    instructions: tuple[Instruction, ...]
+    instructions: Sequence[Instruction]
     constants: NDArray[np.uint8]
     dram_bytes: int
     input_address: int
@@ -66,7 +67,7 @@ class Workload:
         )
 
     @cached_property
-    def ops(self) -> tuple[Op, ...]:
+    def ops(self) -> Ops:
         """The program with its state resolved."""
         return resolve(self.instructions)
 

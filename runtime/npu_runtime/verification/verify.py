@@ -14,7 +14,7 @@ from npu_isa.file.binary import Binary
 from npu_isa.isa.ops import Memory
 from npu_isa.isa.tables import ENGINES
 from npu_isa.machine.config import WORD_BYTES
-from npu_isa.machine.footprint import footprint
+from npu_isa.machine.footprint import footprints
 from numpy.typing import NDArray
 
 from npu_runtime.verification.models import MOMENTS, UNKNOWN, Model, Observation, Workload, models_named
@@ -207,7 +207,8 @@ def _place(work: Workload, memory: str, at: tuple[int, ...]) -> str:
     else:
         size = 4 * work.machine.array_cols if memory == "param" else WORD_BYTES
         text, kind, unit = f"byte {at[0]}", Memory[memory.upper()], at[0] // size
-    for op in reversed(work.ops):
-        if any(a.write and a.memory == kind and a.first <= unit < a.end for a in footprint(op, work.machine)):
-            return f"memory {memory}, {text}, written by {work.where(op.index)}"
+    t = footprints(work.ops, work.machine)
+    writers = t.op[(t.write != 0) & (t.memory == kind) & (t.first <= unit) & (unit < t.end)]
+    if writers.size:
+        return f"memory {memory}, {text}, written by {work.where(int(writers[-1]))}"
     return f"memory {memory}, {text}"

@@ -10,7 +10,7 @@ from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Ve
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import timing as rules
 from npu_isa.machine.config import MachineConfig
-from npu_isa.machine.footprint import regions
+from npu_isa.machine.footprint import footprints, regions
 from numpy.typing import NDArray
 
 from npu_sim.fast.time import loop as events
@@ -85,11 +85,11 @@ class TimingModel:
         self.machine = machine
         self.ops = tuple(op for op in ops if not isinstance(op, Halt))
         table = np.zeros((len(self.ops), events.COLUMNS), np.int64)
+        reads, writes = regions(footprints(ops, machine), machine)
         for i, op in enumerate(self.ops):
-            reads, writes = regions(op, machine)
             fence = op.fence if isinstance(op, Vec) else 0
             cycles = rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
-            table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads, writes, cycles, 0, 0, fence, -1)
+            table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads[i], writes[i], cycles, 0, 0, fence, -1)
         self._details = np.zeros((len(DETAILS), len(self.ops)), np.int64)
         self._table = table
         self._tails = self._add_transfers()

@@ -15,7 +15,7 @@ from npu_isa.check.program import check_extraction
 from npu_isa.isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Vec
 from npu_isa.machine.blocks import position_words, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import footprint
+from npu_isa.machine.footprint import footprints
 from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
 from npu_isa.machine.timing import param_rows
 from numpy.typing import NDArray
@@ -135,6 +135,7 @@ class Encoder:
         self._packed: dict[tuple[_Block, int], tuple[Array, Array]] = {}
         self._steps: list[tuple[int, int]] = []
         self.ops: list[Op] = []
+        self._touched = footprints(ops, machine)
         for op in ops:
             self._encode(op)
 
@@ -168,7 +169,7 @@ class Encoder:
                 kind, record, row = kernels.VEC, tables.VEC, self._vec_row(op)
             case _:
                 return
-        for access in footprint(op, self._machine):
+        for access in self._touched.of(op.index):
             if access.memory == Memory.ACT and access.write:
                 self._patches.written(access.first, access.end)
         rows = self._rows.setdefault(record, [])
@@ -199,7 +200,7 @@ class Encoder:
         self._convs.append((op, layout, self._block(op, layout)))
         pixel = op.group_count * GROUP
         row = cols[0] * cols[2] * pixel
-        reads = [(a.first, a.end) for a in footprint(op, self._machine) if a.memory == Memory.ACT]
+        reads = [(a.first, a.end) for a in self._touched.of(op.index) if a.memory == Memory.ACT]
         key = (g, op.act_base, op.act_row0, op.out_y, op.out_x, op.tile_h, op.tile_w, op.group_first, layout)
         patch, fresh = self._patches.place(key, rows[0] * rows[2] * row, reads[0] if reads else (0, 0))
         runs = 1 if tap_col == 1 else g.kernel_w
