@@ -35,7 +35,8 @@ def quoted(text: str) -> list[str]:
 
 def dotted(text: str) -> list[str]:
     """Return the names of packages, modules and their members that stand in backticks."""
-    return sorted({q for q in quoted(text) if re.fullmatch(r"npu_(isa|sim|compiler|runtime)(\.\w+)*", q)})
+    names = {q.partition("(")[0] for q in quoted(text)}
+    return sorted(n for n in names if re.fullmatch(r"npu_(isa|sim|compiler|runtime)(\.\w+)*", n))
 
 
 def resolve(name: str) -> object:

@@ -7,10 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from npu_compiler.frontend.reader import OPERATORS
 from npu_runtime.cli import main
+from npu_sim.counters import CAUSES
 
 from tests.docs.pages import FENCED, PAGES, ROOT, anchors, commands, dotted, name_of, quoted, resolve
 
+GENERATED = ROOT / "isa_spec" / "ISA.md"  # tests/isa/test_reference.py: its text comes from isa.toml
+WIDTH = 120
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
@@ -32,6 +36,15 @@ def test_links_lead_somewhere(page):
         assert target.is_relative_to(ROOT), f"{link}: outside of the repository"
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: no such heading"
+
+
+@pages
+def test_prose_is_not_wide(page):
+    """Tables and blocks may be wider."""
+    if page == GENERATED:
+        return
+    for number, line in enumerate(FENCED.sub(lambda m: "\n" * m[0].count("\n"), TEXTS[page]).splitlines(), 1):
+        assert len(line) <= WIDTH or line.startswith(("|", "    ")), f"line {number} has {len(line)} characters"
 
 
 @pages
@@ -97,3 +110,15 @@ def test_measured_page_has_a_command_for_every_table():
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         if "\n| " in part or "\n    " in part:
             assert commands(part, "python") or commands(part, "npu") or commands(part, "make"), part.splitlines()[0]
+
+
+def test_every_operator_is_on_the_page():
+    text = TEXTS[ROOT / "docs" / "compile.md"]
+    for name in OPERATORS:
+        assert re.search(rf"\b{name}\b", text) or name.endswith("Linear"), name  # those two: "A QDQ model"
+
+
+def test_every_cause_is_on_the_page():
+    text = TEXTS[ROOT / "docs" / "cycles.md"]
+    named = re.findall(r"`(\w+)`", "".join(line for line in text.splitlines() if line.startswith("| `")))
+    assert sorted(named) == sorted(CAUSES)
