@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from npu_isa.file.container import load, to_bytes
 from npu_runtime.cli import main
+from npu_runtime.session.compiling import compile_file
 from npu_runtime.session.session import Session
 
 from tests.docs.pages import PAGES, ROOT, commands, name_of, python_blocks, section
@@ -73,3 +74,15 @@ def test_python_of_the_page_runs(page, files, monkeypatch, capsys):
     for block in python_blocks(TEXTS[page]):
         fewer = re.sub(r"range\(100\)", "range(1)", block)  # random programs: as many as a test has time for
         run(fewer, files, monkeypatch, npu=npu, binary=binary, session=Session(binary), images=images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["README.md", "docs/measured.md"])
+def test_demo_table_is_up_to_date(name):
+    """Cycles in 8 and in 4 bits throughout: they depend on no rounding of a float. `make demo` prints the table."""
+    demo = ROOT / "tests" / "demo"
+    session = Session(compile_file(demo / "digits.onnx", demo / "digits_train.npz").binary)
+    rows = dict(re.findall(r"^ {4} *(\d+) +[\d.]+ +[\d.]+ +[\d.]+ +([\d,]+) ", TEXTS[ROOT / name], re.MULTILINE))
+    for ratio in (0, 100):
+        session.set_ratio(ratio)
+        assert rows[str(ratio)] == f"{session.timing().total_cycles:,}"
