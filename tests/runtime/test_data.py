@@ -1,12 +1,13 @@
 """Data sets: what is read, resized and cropped, and what is refused."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
 import pytest
 from npu_isa.errors import DataError
-from npu_runtime.data.dataset import Geometry, PreprocessOptions, load_dataset, preprocess_options
+from npu_runtime.data import Geometry, PreprocessOptions, load_dataset, preprocess_options
 from PIL import Image
 
 RNG = np.random.default_rng(0)
@@ -80,7 +81,11 @@ def test_resize_to_the_shorter_side_is_pillows(tmp_path):
         ({"images": PIXELS[:0]}, "must be uint8"),
         ({"images": PIXELS, "labels": LABELS[:2]}, "must be whole numbers"),
         ({"images": PIXELS, "labels": LABELS / 2}, "must be whole numbers"),
-        ({"images": np.array([{}], dtype=object)}, "not a readable"),
+        ({"images": np.array([{}], dtype=object)}, "`images` is object of shape"),
+        ({"images": PIXELS, "labels": np.array(LABELS, object)}, "`labels` is object of shape"),
+        ({"images": PIXELS, "labels": np.array([1, 2, 2**63], np.uint64)}, "go up to 9223372036854775808"),
+        ({"images": PIXELS[..., :0]}, "none of them 0"),
+        ({"x_train": PIXELS}, "has no array `images`; it holds x_train"),
     ],
 )
 def test_wrong_npz(tmp_path, arrays, message):
@@ -98,7 +103,13 @@ def test_wrong_npz(tmp_path, arrays, message):
         ("name,class\na.png,1\n", "line 2: needs"),
         ("file,label\n", "names no image"),
         ("file,label\nlabels.csv,1\n", "not a readable image"),
-        ("file,label\nnope.png,1\n", "nope.png"),
+        ("file,label\nnope.png,1\n", "nope.png cannot be read: [Tt]here is no"),
+        ("file,label\na.png,--5\n", "line 2: needs"),
+        ("file,label\na.png,\u00b2\n", "line 2: needs"),
+        ("file,label\na.png," + "9" * 30 + "\n", "line 2: needs"),
+        ("file,label\n" + "a" * 2000 + ",1\n", "line 2: a name of 2000 characters"),
+        ("file,label\na\u202epng,1\n", "line 2: a name of 5 characters, or not printable"),
+        ("file,label\n" + "a" * 200_000 + ",1\n", "labels.csv cannot be read: field larger"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -130,6 +141,66 @@ def test_not_an_archive(tmp_path, name):
         load_dataset(tmp_path / name)
 
 
+def test_a_file_of_another_kind_is_told_what_a_data_set_is(tmp_path):
+    np.save(tmp_path / "a.npy", PIXELS)
+    with pytest.raises(DataError, match=r"a\.npy: not a readable \.npz file: File is not a zip file") as error:
+        load_dataset(tmp_path / "a.npy")
+    assert "`images` (N, H, W, C uint8)" in error.value.hint
+    assert "pickle" not in str(error.value)
+
+
+def test_a_folder_without_labels(tmp_path):
+    with pytest.raises(DataError, match=r"labels\.csv cannot be read: there is no such file in the folder"):
+        load_dataset(tmp_path)
+
+
+def test_neither_a_file_nor_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        load_dataset(tmp_path / "pipe.npz")
+
+
+def test_a_limit_that_leaves_nothing(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS)
+    with pytest.raises(DataError, match="limit 0"):
+        load_dataset(tmp_path / "a.npz", limit=0)
+
+
+@pytest.mark.parametrize("geometry", [Geometry(), Geometry((12,), (10, 8))])
+@pytest.mark.parametrize("limit", [None, 2])
+def test_fortran_order_holds_the_same(tmp_path, geometry, limit):
+    np.savez(tmp_path / "c.npz", images=PIXELS)
+    np.savez(tmp_path / "f.npz", images=np.asfortranarray(PIXELS))
+    ordered, other = (load_dataset(tmp_path / f"{k}.npz", geometry, limit).images for k in "cf")
+    assert np.array_equal(ordered, other)
+    assert other.flags.c_contiguous
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_resize_takes_no_channel_for_transparency(tmp_path, channels):
+    pixels = RNG.integers(0, 256, (2, 6, 8, channels), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    found = load_dataset(tmp_path / "a.npz", Geometry((9, 12))).images
+    for c in range(channels):
+        alone = Image.fromarray(pixels[1, ..., c]).resize((12, 9), Image.Resampling.BILINEAR)
+        assert np.array_equal(found[1, ..., c], np.asarray(alone))
+
+
+def test_gray_and_coloured_files_become_what_the_model_takes(tmp_path):
+    folder = write_files(tmp_path)
+    (folder / "c.png").write_bytes(png(PIXELS[2, ..., 0]))
+    assert np.array_equal(load_dataset(folder).images[2], np.repeat(PIXELS[2, ..., :1], 3, axis=-1))
+    assert load_dataset(folder, channels=1).images.shape == (3, 6, 8, 1)
+
+
+def test_pixels_of_16_bits_are_not_cut_in_silence(tmp_path):
+    folder = write_files(tmp_path)
+    (folder / "c.png").write_bytes(png(np.full((6, 8), 40000, np.uint16)))
+    with pytest.raises(DataError, match=r"c\.png has pixels of mode I;16") as error:
+        load_dataset(folder)
+    assert "8 bits" in error.value.hint
+
+
 def test_crop_larger_than_the_image(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS)
     with pytest.raises(DataError, match="has 8x6 pixels, the crop wants 4x7"):
@@ -155,6 +226,9 @@ def test_preprocessing_from_a_file_and_the_command_line(tmp_path):
         ("resize = [1, 2, 3]", "resize"),
         ("resize = 1.5", "whole pixels"),
         ("resize = 0", "resize"),
+        ("resize = 100000000", "1 to 67108864"),
+        ("resize = inf", "preprocessing: cannot convert float infinity"),
+        ("crop = 1" + "0" * 400, "preprocessing"),
         ("mean = ", "not valid TOML"),
     ],
 )

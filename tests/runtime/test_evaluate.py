@@ -82,6 +82,69 @@ def test_equal_runs_give_equal_text_and_progress_counts_every_image(digits, sess
     assert first.to_json() == evaluate(session, images, [0, 25]).to_json()
 
 
+def test_standard_errors_are_those_of_the_images(digits, session, images):
+    """Of a sample of 0 and 1, and of one of -1, 0 and 1: NumPy's standard deviation over the root of the number."""
+    # a network that has no doubt on these images shows nothing: a third of the labels are made wrong
+    labels = np.where(np.arange(len(images)) % 3, images.labels, (images.labels + 1) % 10)
+    rows = evaluate(session, replace(images, labels=labels), [100, 0]).rows
+    hits = []
+    for row in rows:
+        session.set_ratio(row.ratio_percent)
+        hits.append((golden_scores(digits, session, images.images).argmax(axis=1) == labels).astype(float))
+        assert row.top1_stderr_points == pytest.approx(100 * hits[-1].std() / np.sqrt(len(images)), abs=1e-3)
+    assert rows[0].top1_stderr_points > 5
+    change = 100 * (hits[0] - hits[1])
+    assert rows[0].top1_change_points == pytest.approx(change.mean(), abs=1e-3)
+    assert rows[0].top1_change_stderr_points == pytest.approx(change.std() / np.sqrt(len(images)), abs=1e-3)
+    assert (rows[1].top1_change_points, rows[1].top1_change_stderr_points) == (0, 0)
+
+
+@pytest.mark.parametrize("wrong", [0, 4])
+def test_a_change_counts_the_images_whose_answer_changes(session, images, monkeypatch, wrong):
+    """Four of 40 images lost at 100 %: a change of -10 points, sqrt(0.1 - 0.01) / sqrt(40) of a standard error."""
+
+    def scores(self, pixels):
+        lost = np.arange(len(pixels)) < (wrong if self.effective_percent else 0)
+        return np.eye(10, dtype=np.int32)[np.where(lost, (images.labels + 1) % 10, images.labels)]
+
+    monkeypatch.setattr(type(session), "run_integers", scores)
+    row = evaluate(session, images, [0, 100]).rows[1]
+    assert row.top1_change_points == -2.5 * wrong
+    assert row.top1_change_stderr_points == pytest.approx(100 * np.sqrt(0.09 / 40) if wrong else 0.0, abs=1e-3)
+    assert row.top1_stderr_points == row.top1_change_stderr_points  # all are right at 0 %
+
+
+def test_without_0_percent_there_is_no_change(session, images):
+    row = evaluate(session, images, [50]).rows[0]
+    assert row.top1_stderr_points is not None
+    assert (row.top1_change_points, row.top1_change_stderr_points) == (None, None)
+
+
+def test_the_text_says_what_it_stands_on(session, images):
+    text = evaluate(session, images, [0, 100]).to_text()
+    assert ", 40 images\n" in text
+    assert "±: one standard error" in text
+    assert "+0.00 ± 0.00" in text
+    alone = evaluate(session, None, [0]).to_text()
+    assert ", time only\n" in alone
+    assert "0 images" not in alone
+    assert "±" not in alone
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.arange(39)}, r"labels are int64 of shape \(39,\)"),
+        ({"labels": np.zeros(40)}, r"labels are float64 of shape \(40,\)"),
+        ({"labels": np.full(40, -1)}, r"labels are -1\.\.-1, the model has 10 classes"),
+        ({"images": np.zeros((0, 8, 8, 1), np.uint8), "labels": np.zeros(0, int)}, "there are no images"),
+    ],
+)
+def test_data_that_cannot_be_counted_are_refused(session, images, change, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(session, replace(images, **change), [0])
+
+
 def test_images_without_labels_have_no_accuracy(session, images):
     row = evaluate(session, Dataset(images.images, None), [0]).rows[0]
     assert (row.images, row.top1_percent) == (len(images), None)

@@ -2,12 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from npu_isa.isa.ops import Engine
 from npu_runtime.reports.cycles import REPORT_SCHEMA, report
 from npu_runtime.reports.evaluating import evaluate
 from npu_runtime.reports.folder import write_report
+from npu_runtime.reports.plots import LEAST_SPAN, ablation_plot, accuracy_plot, accuracy_span
+from npu_runtime.reports.tables import Table
+from npu_runtime.session.session import Session
 
 
 @pytest.fixture(params=[0, 60, 100])
@@ -78,3 +82,46 @@ def test_trace_is_chrome_json_on_one_track_per_engine(session, images, tmp_path)
     assert {e["args"]["name"] for e in events if e["ph"] == "M"} == {"load", "matrix", "vector", "store"}
     slices = [e for e in events if e["ph"] == "X"]
     assert max(e["ts"] + e["dur"] for e in slices) <= session.timing().total_cycles
+
+
+def test_the_page_says_what_it_stands_on(digits, images, tmp_path):
+    noted = Session(replace(digits.binary, notes=("all weights are zero: <fc>",)))
+    text = write_report(tmp_path / "a", noted, evaluate(noted, images, [0])).read_text()
+    assert "on npu32, 40 images</h1><p>note: all weights are zero: &lt;fc&gt;</p>" in text
+    assert "over 40 images. Bars: one standard error of top-1" in text
+    assert f"shows {LEAST_SPAN:g} percentage points" in text
+    alone = write_report(tmp_path / "b", noted, evaluate(noted, None, [0])).read_text()
+    assert "on npu32, time only</h1>" in alone
+    assert "0 images" not in alone
+    assert "standard error" not in alone
+    assert "time only" in (tmp_path / "b" / "accuracy.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "errors"),
+    [
+        ([98.86, 98.57], [0.4, 0.45]),
+        ([100.0], [0.0]),
+        ([0.0, 0.0], [0.0, 0.0]),
+        ([31.0, 92.0], [0.4, 0.2]),
+        ([50], [9]),
+    ],
+)
+def test_an_axis_of_accuracies_lets_noise_look_small(values, errors):
+    low, high = accuracy_span(values, errors)
+    assert high - low >= LEAST_SPAN
+    assert high <= 100 + 0.1 * (high - low)
+    assert low <= min(v - e for v, e in zip(values, errors, strict=True))
+    assert high >= min(100, max(v + e for v, e in zip(values, errors, strict=True)))
+
+
+def test_accuracy_is_drawn_with_bars_and_equal_points_share_a_label(session, images):
+    plot = accuracy_plot(evaluate(session, images, [0, 1, 100])).decode()
+    assert "± one standard error" in plot
+    assert "the dial, 40 images" in plot
+    assert ">0, 1 %<" in plot
+
+
+def test_an_ablation_is_drawn_with_bars():
+    row = {"step": "8 bits", "ratio_percent": 0.0, "top1_percent": 91.9, "top1_stderr_points": 0.27}
+    assert "of 9,979 images ± one standard error" in ablation_plot(Table("x", {"images": "9979"}, (row,))).decode()

@@ -16,6 +16,7 @@ from npu_compiler.threads import threads
 BINS = 2048
 SAMPLES = 1 << 13  # values of a channel that its histogram holds, about, spread over all images
 BATCH_ELEMENTS = 1 << 22  # values of the largest tensor of a batch of images
+PIXEL_LIMIT = 1e30  # of a pixel after preprocessing: sums of them stay within float32
 
 F64 = NDArray[np.float64]
 
@@ -112,7 +113,19 @@ class Tally:
 def check_images(graph: Graph, images: U8, pre: Preprocess) -> None:
     """Raise DataError where calibration images or preprocessing do not fit the network's input."""
     channels, height, width = graph.shapes[graph.input]
-    if images.ndim != 4 or images.shape[1:] != (height, width, channels) or images.dtype != np.uint8:
+    if images.ndim == 4 and images.shape[1:] == (channels, height, width) != (height, width, channels):
+        raise DataError(
+            f"calibration images are (N, C, H, W) {images.shape}, must be (N, H, W, C)",
+            graph.name,
+            "transpose them: images.transpose(0, 2, 3, 1)",
+        )
+    if images.ndim == 4 and images.shape[3] != channels:
+        raise DataError(
+            f"the calibration images have {images.shape[3]} channels, the model takes {channels}",
+            graph.name,
+            f"give images with {channels}; those of a .npz are taken as they are, image files are gray or RGB",
+        )
+    if images.ndim != 4 or images.shape[1:3] != (height, width) or images.dtype != np.uint8:
         raise DataError(
             f"calibration images are {images.dtype} of shape {images.shape}, the model reads uint8 of shape "
             f"(N, {height}, {width}, {channels})",
@@ -121,11 +134,25 @@ def check_images(graph: Graph, images: U8, pre: Preprocess) -> None:
         )
     if len(images) == 0:
         raise DataError("there are no calibration images", graph.name, "give at least a few dozen (--calibration)")
+    check_preprocess(graph, pre)
+
+
+def check_preprocess(graph: Graph, pre: Preprocess) -> None:
+    """Raise DataError where preprocessing does not fit the network's input, or leaves the range of float32."""
+    channels = graph.shapes[graph.input][0]
     for name, values in (("mean", pre.mean), ("std", pre.std)):
         if len(values) != channels:
             raise DataError(f"{name} has {len(values)} values, the input has {channels} channels", graph.name)
     if not all(s > 0 and np.isfinite(s) for s in pre.std) or not np.isfinite([pre.pixel_scale, *pre.mean]).all():
         raise DataError("preprocessing needs finite numbers and std above zero", graph.name)
+    with np.errstate(over="ignore"):
+        largest = float(np.abs(pixel_values(pre)).max())
+    if not largest <= PIXEL_LIMIT:
+        raise DataError(
+            f"preprocessing makes pixels as large as {largest:.3g}, the limit is {PIXEL_LIMIT:g}",
+            graph.name,
+            "a pixel p becomes (p * pixel_scale - mean) / std: check --pixel-scale, --mean and --std",
+        )
 
 
 def pixel_values(pre: Preprocess) -> F64:

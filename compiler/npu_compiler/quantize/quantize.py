@@ -13,6 +13,7 @@ from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import Histogram, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
 from npu_compiler.quantize.prepare import Prepared, is_depthwise, prepare
+from npu_compiler.quantize.remarks import remarks
 from npu_compiler.quantize.scales import aligned_scale, demands, method_scale, non_negative, within_reach
 
 WIDE_LEVELS = 24000  # of 32767: room for outputs beyond those of the calibration images
@@ -61,6 +62,7 @@ def quantize8(graph: Graph, images: U8, preprocess: Preprocess, options: Quantiz
     table = pixel_table(normalized, fixed[graph.input])
     mean_square = {t: h.mean_square for t, h in found.items()}
     base = build(prepared, quant, mean_square, dial, preprocess, table, options)
+    base = replace(base, notes=(*base.notes, *remarks(graph, images)))
     given = frozenset(n.name for n in prepared.graph.nodes if isinstance(n, Conv) and n.weight_scale is not None)
     return Quantized8(base, table[np.arange(channels), images], frozenset(dial), given)
 

@@ -15,6 +15,7 @@ from npu_isa.errors import DataError
 from numpy.typing import NDArray
 
 from npu_runtime.data.dataset import Dataset
+from npu_runtime.reports.evaluating import stderr_points
 from npu_runtime.reports.tables import Table
 
 SCHEMA = "npu.ablate/1"
@@ -61,8 +62,8 @@ def ablate(
 ) -> Table:
     """Quantize a model by each step and measure at a ratio, on no machine in particular.
 
-    A row has top-1 and the divergence of the outputs from those of the first step, the network in 8 bits, which tells
-    steps apart that differ by few images.
+    A row has top-1, its standard error, and the divergence of the outputs from those of the first step, the network in
+    8 bits, which tells steps apart that differ by few images.
 
     Args:
         graph: from `npu_compiler.pipeline.import_model`.
@@ -92,7 +93,8 @@ def ablate(
         scores = outputs_at(made, data.images, at)
         reference = scores if reference is None else reference
         top1, off = top1_percent(scores, data), divergence_nats(reference, scores)
-        row = {"step": name, "ratio_percent": at, "top1_percent": round(top1, 2), "divergence_nats": round(off, 4)}
+        row = {"step": name, "ratio_percent": at, "top1_percent": round(top1, 2)}
+        row |= {"top1_stderr_points": round(stderr_points(top1, len(data)), 2), "divergence_nats": round(off, 4)}
         rows.append(row)
     head = {"model": graph.name, "ratio_percent": f"{ratio:g}", "images": str(len(data))}
     return Table(SCHEMA, head, tuple(rows))

@@ -1,11 +1,13 @@
 """Accuracy and latency over a data set, one row per ratio."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from npu_isa.errors import DataError
+from numpy.typing import NDArray
 
 from npu_runtime.data.dataset import Dataset
 from npu_runtime.reports.explain import speedup, use_of
@@ -14,6 +16,7 @@ from npu_runtime.session.provenance import provenance
 from npu_runtime.session.session import Session
 
 RUN_SCHEMA = "npu.run/1"
+STDERR_MEANING = "±: one standard error; that of a change from 0 % counts only the images whose answer changes"
 STEP = 256  # images between two moves of the progress bar
 Progress = Callable[[int], None]
 
@@ -27,6 +30,9 @@ class RunRow:
         effective_percent: the share reached.
         images: images run; 0 when only time was asked for.
         top1_percent, top5_percent: None without labels (top 5: with fewer than 6 classes).
+        top1_stderr_points: standard error of top1_percent (binomial), in percentage points.
+        top1_change_points: top1_percent less that at 0 %; None where 0 % is not among the ratios.
+        top1_change_stderr_points: its standard error, from the images whose answer changes.
         total_cycles: from START to the end of the last store.
         latency_us: total_cycles at the machine's clock.
         dram_bytes: moved on the DRAM bus, whole bursts, constants included.
@@ -41,6 +47,9 @@ class RunRow:
     effective_percent: float
     images: int
     top1_percent: float | None
+    top1_stderr_points: float | None
+    top1_change_points: float | None
+    top1_change_stderr_points: float | None
     top5_percent: float | None
     total_cycles: int
     latency_us: float
@@ -76,20 +85,26 @@ class RunReport:
         """Return the report as a table for people."""
         head = f"{self.provenance['model']} on {self.provenance['machine']}"
         clock = float(self.provenance["clock_hz"]) / 1e6
-        return f"{head} at {clock:,.0f} MHz, {self.rows[0].images:,} images\n\n" + text_table(
-            map(_for_people, self.rows)
-        )
+        text = f"{head} at {clock:,.0f} MHz, {images_run(self.rows)}\n\n" + text_table(map(_for_people, self.rows))
+        return text if self.rows[0].top1_percent is None else f"{text}\n{STDERR_MEANING}\n"
+
+
+def images_run(rows: Sequence[RunRow]) -> str:
+    """Say how many images the rows of a run stand on."""
+    return f"{rows[0].images:,} images" if rows[0].images else "time only"
 
 
 def _for_people(row: RunRow) -> dict[str, Any]:
-    def percent(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
+    def percent(value: float | None, digits: int, stderr: float | None = None, sign: str = "") -> str:
+        shown = "-" if value is None else f"{value:{sign}.{digits}f}"
+        return shown if stderr is None else f"{shown} ± {stderr:.{digits}f}"
 
-    shown = {"top-1 %": percent(row.top1_percent, 2), "top-5 %": percent(row.top5_percent, 2)}
     return {
         "4-bit %": float(row.ratio_percent),
         "effective %": percent(row.effective_percent, 1),
-        **shown,
+        "top-1 %": percent(row.top1_percent, 2, row.top1_stderr_points),
+        "change": percent(row.top1_change_points, 2, row.top1_change_stderr_points, "+"),
+        "top-5 %": percent(row.top5_percent, 2),
         "cycles": row.total_cycles,
         "latency us": f"{row.latency_us:,.2f}",
         "speed-up": f"{row.speedup:.2f}",
@@ -97,6 +112,17 @@ def _for_people(row: RunRow) -> dict[str, Any]:
         "DRAM bytes": row.dram_bytes,
         "matrix use %": percent(row.matrix_utilization_percent, 1),
     }
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Which images have their label as the first, and among the first five, outputs; bool (N,).
+
+    five: None with fewer than 6 classes.
+    """
+
+    first: NDArray[np.bool_]
+    five: NDArray[np.bool_] | None
 
 
 def evaluate(
@@ -113,44 +139,75 @@ def evaluate(
     Raises:
         NpuError: a ratio outside 0..100; DataError: images or labels do not fit the model.
     """
-    rows = []
+    rows, hits = [], []
     for ratio in ratios:
         session.set_ratio(ratio)
-        hits = None if dataset is None else _hits(session, dataset, progress)
-        rows.append(_row(session, ratio, 0 if dataset is None else len(dataset), hits))
-    return RunReport(provenance(session), tuple(rows))
+        hits.append(None if dataset is None else _hits(session, dataset, progress))
+        rows.append(_row(session, ratio, 0 if dataset is None else len(dataset), hits[-1]))
+    in_8bit = next((h for row, h in zip(rows, hits, strict=True) if row.ratio_percent == 0), None)
+    changed = (_with_change(row, h, in_8bit) for row, h in zip(rows, hits, strict=True))
+    return RunReport(provenance(session), tuple(changed))
 
 
-def _hits(session: Session, dataset: Dataset, progress: Progress) -> tuple[int, int | None] | None:
-    """Return the images whose label is the first, and among the first five, outputs."""
+def _hits(session: Session, dataset: Dataset, progress: Progress) -> Hits | None:
+    """Run the images; returns which are right, or None without labels."""
     classes = int(np.prod(session.binary.output.shape))
-    if dataset.labels is not None and (dataset.labels.min() < 0 or dataset.labels.max() >= classes):
+    _check_labels(dataset, classes)
+    best = []
+    for first in range(0, len(dataset), STEP):
+        scores = session.run_integers(dataset.images[first : first + STEP]).reshape(-1, classes)
+        best.append(np.argsort(-scores, axis=1, kind="stable")[:, :5])
+        progress(len(scores))
+    if dataset.labels is None:
+        return None
+    match = np.concatenate(best) == dataset.labels[:, None]
+    return Hits(match[:, 0], match.any(axis=1) if classes > 5 else None)
+
+
+def _check_labels(dataset: Dataset, classes: int) -> None:
+    labels = dataset.labels
+    if not len(dataset):
+        raise DataError("there are no images", hint="give at least one")
+    if labels is None:
+        return
+    if labels.shape != (len(dataset),) or labels.dtype.kind not in "iu":
+        raise DataError(f"labels are {labels.dtype} of shape {labels.shape}", hint="a whole number for each image")
+    if labels.min() < 0 or labels.max() >= classes:
         raise DataError(
-            f"labels are {dataset.labels.min()}..{dataset.labels.max()}, the model has {classes} classes",
+            f"labels are {labels.min()}..{labels.max()}, the model has {classes} classes",
             hint="give the data set that belongs to the model",
         )
-    top1 = top5 = 0
-    for first in range(0, len(dataset), STEP):
-        part = slice(first, first + STEP)
-        scores = session.run_integers(dataset.images[part]).reshape(-1, classes)
-        if dataset.labels is not None:
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-            match = best == dataset.labels[part, None]
-            top1 += int(match[:, 0].sum())
-            top5 += int(match.any(axis=1).sum())
-        progress(len(scores))
-    return None if dataset.labels is None else (top1, top5 if classes > 5 else None)
 
 
-def _row(session: Session, ratio: float, images: int, hits: tuple[int, int | None] | None) -> RunRow:
+def stderr_points(percent: float, images: int) -> float:
+    """Return the standard error of a share of images, sqrt(p (1 - p) / n), in percentage points."""
+    return round(math.sqrt(percent * (100.0 - percent) / images), 3)
 
+
+def _with_change(row: RunRow, hits: Hits | None, in_8bit: Hits | None) -> RunRow:
+    """Return the row with its change from 8 bits; the same images ran, so only those that changed make the error."""
+    if hits is None or in_8bit is None:
+        return row
+    change = 100.0 * (hits.first.astype(np.float64) - in_8bit.first)
+    return replace(
+        row,
+        top1_change_points=round(float(change.mean()), 3),
+        top1_change_stderr_points=round(float(change.std()) / math.sqrt(len(change)), 3),
+    )
+
+
+def _row(session: Session, ratio: float, images: int, hits: Hits | None) -> RunRow:
     timing, gain = session.timing(), speedup(session)
+    top1 = None if hits is None else 100.0 * float(hits.first.mean())
     return RunRow(
         ratio_percent=ratio,
         effective_percent=round(session.effective_percent, 3),
         images=images,
-        top1_percent=None if hits is None else round(100.0 * hits[0] / images, 3),
-        top5_percent=None if hits is None or hits[1] is None else round(100.0 * hits[1] / images, 3),
+        top1_percent=None if top1 is None else round(top1, 3),
+        top1_stderr_points=None if top1 is None else stderr_points(top1, images),
+        top1_change_points=None,
+        top1_change_stderr_points=None,
+        top5_percent=None if hits is None or hits.five is None else round(100.0 * float(hits.five.mean()), 3),
         total_cycles=timing.total_cycles,
         latency_us=round(session.latency_us(), 3),
         speedup=round(gain.real, 4),

@@ -10,14 +10,19 @@ from npu_isa.file.container import write_whole
 from npu_sim.counters import trace_events
 
 from npu_runtime.reports.cycles import report
-from npu_runtime.reports.evaluating import RunReport
+from npu_runtime.reports.evaluating import RunReport, images_run
 from npu_runtime.reports.explain import where_it_went
-from npu_runtime.reports.plots import accuracy_plot, engines_plot, layers_plot, timeline_plot
+from npu_runtime.reports.plots import LEAST_SPAN, accuracy_plot, engines_plot, layers_plot, timeline_plot
 from npu_runtime.reports.tables import Row, Table, cell
 from npu_runtime.session.session import Session
 
+ACCURACY = (
+    "The dial: what a ratio costs in accuracy and gives in latency, over {images}. Bars: one standard error of top-1, "
+    "sqrt(p(1-p)/n), up and down. All ratios ran the same images, so a change from 0 % is surer than the bars look: "
+    "its own standard error is in the table. The axis shows {span:g} percentage points or more."
+)
+NO_ACCURACY = "The dial: the 4-bit ratio reached and the latency that it gives. Accuracy needs images with labels."
 CAPTIONS = {
-    "accuracy.svg": "The dial: what a ratio costs in accuracy and gives in latency.",
     "layers.svg": "Cycles by which each layer moves the finish line, at each ratio.",
     "engines.svg": "Cycles of each engine by cause, at each ratio.",
     "timeline.svg": "When each engine works, at the last ratio.",
@@ -26,7 +31,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;"
     "text-align:right}td:first-child,th:first-child{text-align:left}figure{margin:1.5rem 0}img{max-width:100%}"
-    "figcaption{color:#555;font-size:13px}pre{background:#f5f5f5;padding:.7rem;overflow:auto}details{overflow:auto}"
+    "figcaption{color:#555;font-size:13px}pre{background:#f5f5f5;padding:.7rem;overflow:auto}.wide{overflow:auto}"
 )
 
 
@@ -67,7 +72,7 @@ def write_report(folder: str | Path, session: Session, runs: RunReport) -> Path:
         "runs.csv": runs.to_csv().encode(),
         "runs.json": runs.to_json().encode(),
         "trace.json": json.dumps({"traceEvents": trace}).encode(),
-        "index.html": _page(runs, texts, layers, list(plots)).encode(),
+        "index.html": _page(session, runs, texts, layers, list(plots)).encode(),
     }
     for name, data in files.items():
         write_whole(target / name, data)
@@ -84,12 +89,18 @@ def make_folder(path: str | Path) -> Path:
     return target
 
 
-def _page(runs: RunReport, texts: dict[float, str], layers: dict[float, Table], plots: Sequence[str]) -> str:
+def _page(
+    session: Session, runs: RunReport, texts: dict[float, str], layers: dict[float, Table], plots: Sequence[str]
+) -> str:
     facts = "".join(f"<li>{escape(k)}: {escape(v)}</li>" for k, v in runs.provenance.items())
-    parts = [f"<h1>{escape(runs.provenance['model'])} on {escape(runs.provenance['machine'])}</h1>"]
+    images = images_run(runs.rows)
+    dial = NO_ACCURACY if runs.rows[0].top1_percent is None else ACCURACY
+    captions = {"accuracy.svg": dial.format(images=images, span=LEAST_SPAN)} | CAPTIONS
+    parts = [f"<h1>{escape(runs.provenance['model'])} on {escape(runs.provenance['machine'])}, {images}</h1>"]
+    parts += [f"<p>note: {escape(note)}</p>" for note in session.binary.notes]
     parts.append(_table([row.__dict__ for row in runs.rows]))
     parts += [
-        f'<figure><img src="{p}" alt="{CAPTIONS[p]}"><figcaption>{CAPTIONS[p]}</figcaption></figure>' for p in plots
+        f'<figure><img src="{p}" alt="{captions[p]}"><figcaption>{captions[p]}</figcaption></figure>' for p in plots
     ]
     for ratio, text in texts.items():
         parts.append(f"<h2>{ratio:g} % asked</h2><pre>{escape(text)}</pre>")
@@ -106,4 +117,4 @@ def _table(rows: Sequence[Row]) -> str:
     names = [n for n in rows[0] if n != "onnx_nodes"]
     head = "".join(f"<th>{escape(n.replace('_', ' '))}</th>" for n in names)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell(r[n]))}</td>" for n in names) + "</tr>" for r in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

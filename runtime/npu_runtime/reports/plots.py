@@ -1,16 +1,17 @@
 """Plots as SVG bytes; equal input gives equal bytes."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from npu_isa.isa.ops import Engine, Setup
 from npu_sim.counters import CAUSES
 
-from npu_runtime.reports.evaluating import RunReport
+from npu_runtime.reports.evaluating import RunReport, images_run
 from npu_runtime.session.session import Session
 
 if TYPE_CHECKING:
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
     from npu_runtime.reports.tables import Table
 
+LEAST_SPAN = 5.0  # percentage points that an axis of accuracies shows
+LEGEND_LAYERS = 20  # colours that can be told apart
 COLORS = {
     "stream": "#1b7837",
-    "busy": "#1b7837",
+    "busy": "#5aae61",
     "bank": "#d9a400",
-    "setup": "#7fbf7b",
+    "setup": "#c7e9c0",
     "weights": "#e08214",
     "dram": "#8c510a",
     "port": "#b2182b",
@@ -52,21 +55,45 @@ def _svg(figure: Figure) -> bytes:
 
 
 def accuracy_plot(runs: RunReport) -> bytes:
-    """Draw top-1 against latency, a point per ratio; without labels, cycles against the ratio."""
+    """Draw top-1 against latency, a point per ratio with its standard error; without labels, the ratio reached."""
     figure, axes = _figure(7, 4.2)
-    latency = [r.latency_us for r in runs.rows]
-    has_labels = all(r.top1_percent is not None for r in runs.rows)
-    ys = [r.top1_percent if has_labels else r.effective_percent for r in runs.rows]
-    axes.plot(latency, ys, "o-", color="#2166ac")
-    for x, y, row in zip(latency, ys, runs.rows, strict=True):
-        axes.annotate(f"{row.ratio_percent:g} %", (x, y), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    rows = runs.rows
+    latency = [r.latency_us for r in rows]
+    title = f"{runs.provenance['model']} on {runs.provenance['machine']}: the dial, {images_run(rows)}"
+    if all(r.top1_percent is not None for r in rows):
+        ys, errors = [r.top1_percent or 0.0 for r in rows], [r.top1_stderr_points or 0.0 for r in rows]
+        axes.errorbar(latency, ys, errors, fmt="o-", color="#2166ac", ecolor="#92c5de", capsize=3)
+        axes.set_ylim(accuracy_span(ys, errors))
+        axes.set_ylabel("top-1 accuracy (%) ± one standard error")
+    else:
+        ys, errors = [r.effective_percent for r in rows], [0.0] * len(rows)
+        axes.plot(latency, ys, "o-", color="#2166ac")
+        axes.set_ylabel("effective 4-bit ratio (%)")
+    names: dict[tuple[float, float], list[str]] = {}  # ratios that reach the same step of the dial share a point
+    for row, x, y, error in zip(rows, latency, ys, errors, strict=True):
+        names.setdefault((x, y + error), []).append(f"{row.ratio_percent:g}")
+    for place, ratios in names.items():
+        text = f"{', '.join(ratios)} %"
+        axes.annotate(text, place, textcoords="offset points", xytext=(4, 5), fontsize=9)
     axes.set_xlabel("latency of one image (µs)")
-    axes.set_ylabel("top-1 accuracy (%)" if has_labels else "effective 4-bit ratio (%)")
-    axes.set_title(f"{runs.provenance['model']} on {runs.provenance['machine']}: the dial")
+    axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
-    axes.margins(0.12)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
+    axes.margins(x=0.12, y=0.12)
     return _svg(figure)
+
+
+def accuracy_span(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis of accuracies in per cent: LEAST_SPAN at least, else noise would fill the picture.
+
+    Args:
+        values: accuracies in per cent.
+        errors: their standard errors in percentage points; two of them, up and down, are within the axis.
+    """
+    low = min(v - 2 * e for v, e in zip(values, errors, strict=True))
+    high = max(v + 2 * e for v, e in zip(values, errors, strict=True))
+    span = max(1.2 * (high - low), LEAST_SPAN)
+    top = min((low + high + span) / 2, 100.0 + 0.1 * span)
+    return top - span, top
 
 
 def layers_plot(tables: Mapping[float, "Table"]) -> bytes:
@@ -82,7 +109,7 @@ def layers_plot(tables: Mapping[float, "Table"]) -> bytes:
     axes.set_yticks(np.arange(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("cycles by which the layer moves the finish line")
-    axes.legend(title="4-bit ratio", fontsize=8)
+    figure.legend(loc="outside right upper", title="4-bit ratio", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     return _svg(figure)
 
@@ -99,7 +126,7 @@ def engines_plot(tables: Mapping[float, "Table"]) -> bytes:
             values = np.array([r[f"{cause}_cycles"] for r in table.rows])
             axes.bar(names, values, bottom=bottom, color=COLORS[cause], label=cause)
             bottom += values
-        axes.set_title(f"{ratio:g} %", fontsize=10)
+        axes.set_title(f"4-bit ratio {ratio:g} %", fontsize=10)
         axes.tick_params(axis="x", rotation=60)
     panels[0].set_ylabel("cycles")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -110,8 +137,8 @@ def engines_plot(tables: Mapping[float, "Table"]) -> bytes:
 def timeline_plot(session: Session) -> bytes:
     """Draw when each engine works, a colour per layer, at the session's ratio."""
     timing, layers = session.timing(), session.binary.layers
-    figure, axes = _figure(12, 2.8)
-    colors = mpl.colormaps["tab20"](np.arange(max(len(layers), 1)) % 20)
+    figure, axes = _figure(12, 3.2)
+    colors = mpl.colormaps["tab20"](np.arange(max(len(layers), 1)) % LEGEND_LAYERS)
     for engine in Engine:
         spans, faces = [], []
         for op in session.ops[: len(timing.table)]:
@@ -124,7 +151,12 @@ def timeline_plot(session: Session) -> bytes:
     axes.invert_yaxis()
     axes.set_xlim(0, timing.total_cycles)
     axes.set_xlabel("cycle")
-    axes.set_title(f"engines at work, {session.effective_percent:.0f} % in 4 bits; a colour per layer", fontsize=10)
+    repeated = f", the same again after {LEGEND_LAYERS}" if len(layers) > LEGEND_LAYERS else ""
+    title = f"engines at work, {session.effective_percent:.0f} % in 4 bits; a colour per layer{repeated}"
+    axes.set_title(title, fontsize=10)
+    if not repeated:
+        marks = [Patch(color=color, label=layer.name) for color, layer in zip(colors, layers, strict=False)]
+        figure.legend(handles=marks, loc="outside right upper", fontsize=7)
     return _svg(figure)
 
 
@@ -159,32 +191,33 @@ def extraction_plot(table: "Table") -> bytes:
     names = [r["layer"] for r in table.rows]
     figure, axes = _figure(9, 1.2 + 0.25 * len(names))
     at = np.arange(len(names))
-    for shift, key, label, color in (
-        (-0.2, "truncation_error_steps", "top 4 bits, no rounding", "#b2182b"),
-        (0.2, "error_steps", "chosen positions", "#2166ac"),
+    # points, no bars: the axis is logarithmic, and a bar's length would depend on where it starts
+    for key, label, color in (
+        ("truncation_error_steps", "top 4 bits, no rounding", "#b2182b"),
+        ("error_steps", "chosen positions", "#2166ac"),
     ):
-        axes.barh(at + shift, [r[key] or 0.0 for r in table.rows], 0.4, label=label, color=color)
+        axes.plot([r[key] or np.nan for r in table.rows], at, "o", label=label, color=color)
     axes.set_yticks(at, names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("expected error of the layer's output (root mean square, output steps)")
-    axes.legend(fontsize=8)
-    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    axes.grid(alpha=0.3, which="both")
     return _svg(figure)
 
 
 def ablation_plot(table: "Table") -> bytes:
-    """Draw the top-1 of each step of an ablation."""
+    """Draw the top-1 of each step of an ablation, with its standard error."""
     figure, axes = _figure(9, 1.2 + 0.3 * len(table.rows))
-    values = [r["top1_percent"] for r in table.rows]
-    colors = ["#2166ac" if r["step"].startswith(("+", "random")) else "#999999" for r in table.rows]
-    axes.scatter(values, range(len(values)), color=colors, zorder=2)  # points: the axis need not start at 0
-    for at, value in enumerate(values):
-        axes.annotate(f"{value:.2f}", (value, at), textcoords="offset points", xytext=(7, -3), fontsize=8)
+    values, errors = ([r[k] for r in table.rows] for k in ("top1_percent", "top1_stderr_points"))
+    for at, (row, value, error) in enumerate(zip(table.rows, values, errors, strict=True)):
+        color = "#2166ac" if row["step"].startswith(("+", "random")) else "#999999"
+        axes.errorbar(value, at, xerr=error, fmt="o", color=color, capsize=2)  # points: the axis need not start at 0
+        axes.annotate(f"{value:.2f}", (value + error, at), textcoords="offset points", xytext=(5, -3), fontsize=8)
     names = [f"{r['step']} ({r['ratio_percent']:g} %)" for r in table.rows]
     axes.set_yticks(range(len(values)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.set_xlim(accuracy_span(values, errors))
     axes.grid(alpha=0.3)
-    axes.set_xlabel("top-1 accuracy (%)")
+    axes.set_xlabel(f"top-1 accuracy (%) of {int(table.provenance['images']):,} images ± one standard error")
     return _svg(figure)

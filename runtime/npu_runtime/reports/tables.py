@@ -57,7 +57,7 @@ def text_table(rows: Sequence[Row] | Iterable[Row]) -> str:
     rows = list(rows)
     table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, value in rows[0].items():
-        is_number = not isinstance(value, str) or re.fullmatch(r"[-\d.,]+", value)
+        is_number = not isinstance(value, str) or re.fullmatch(r"[-+±\d., ]+", value)
         table.add_column(name.replace("_", " "), justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(cell(v) for v in row.values()))
