@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from npu_isa.isa.ops import Geom
+from npu_isa.machine import timing
 from npu_isa.machine.config import ACT_REGIONS, MachineConfig
-from npu_isa.machine.timing import conv_factors
 
 from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
 
@@ -96,7 +96,7 @@ def conv_conflicts(node: QConv, src: QTensor, pitch: Pitch, tap_fastest: int, ma
     geom = conv_geom(node, src, pitch, 0, tap_fastest)
     order = group_order(node, src)
     lows = range(len(order) + 1) if node.lowering else (0,)
-    return sum(k - 1 for low in lows for k in conv_factors(geom, order, low, machine))
+    return timing.conv_conflicts(geom, order, lows, machine)
 
 
 def choose_pitch(tensor: QTensor, users: Iterable[tuple[QNode, QTensor]], machine: MachineConfig) -> Pitch:

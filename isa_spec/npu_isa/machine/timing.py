@@ -4,13 +4,16 @@ No duration depends on data. The order in which operations start is the simulato
 model uses the same durations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from npu_isa.isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
 from npu_isa.isa.tables import TIMING
+from npu_isa.machine import banks
 from npu_isa.machine.blocks import param_block_rows
 from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES, MachineConfig
 
@@ -28,33 +31,34 @@ def bank_factor(offsets: frozenset[int], banks: int) -> int:
     return max(counts.values(), default=1)
 
 
-@lru_cache(maxsize=4096)
-def _pass_factors(geom: Geom, groups: tuple[int, ...], low: int, rows: int, banks: int) -> tuple[int, ...]:
+def _pass_list(geom: Geom, groups: tuple[int, ...], low: Any, machine: MachineConfig) -> tuple[Any, ...]:
+    """Return the arguments of `banks` for the passes over these places; the last has room for a factor of each."""
     taps = [
         ky * geom.dilation_y * geom.row_pitch + kx * geom.dilation_x * geom.pixel_pitch
         for ky in range(geom.kernel_h)
         for kx in range(geom.kernel_w)
     ]
-
-    def entries(part: tuple[int, ...], copies: int) -> list[int]:
-        words = [t + g for g in part for t in taps] if geom.tap_fastest else [t + g for t in taps for g in part]
-        return [w for w in words for _ in range(copies)]
-
+    rows = machine.array_rows
     if rows >= SEGMENT_ROWS:
-        per_pass, copies4, copies8 = rows // SEGMENT_ROWS, 1, 2
+        per_pass, copies = rows // SEGMENT_ROWS, (1, 2)
     else:  # one short segment: a part of one group at a time
-        per_pass, copies4, copies8 = 1, WORD_BYTES // (2 * rows), WORD_BYTES // rows
-    factors = []
-    for part, copies in ((groups[:low], copies4), (groups[low:], copies8)):
-        words = entries(part, copies)
-        for i in range(0, len(words), per_pass):
-            factors.append(bank_factor(frozenset(words[i : i + per_pass]), banks))
-    return tuple(factors)
+        per_pass, copies = 1, (WORD_BYTES // (2 * rows), WORD_BYTES // rows)
+    room = np.empty(len(groups) * len(taps) * copies[1] + 2, np.int64)
+    entries = np.array(groups, np.int64), np.array(taps, np.int64), geom.tap_fastest
+    return (*entries, low, per_pass, np.array(copies, np.int64), machine.act_banks, room)
 
 
+@lru_cache(maxsize=4096)
 def conv_factors(geom: Geom, groups: tuple[int, ...], low: int, machine: MachineConfig) -> tuple[int, ...]:
     """Return the bank factor of each pass over the places `groups`, the first `low` of them in 4-bit form."""
-    return _pass_factors(geom, groups, low, machine.array_rows, machine.act_banks)
+    passes = _pass_list(geom, groups, low, machine)
+    count = banks.pass_factors(*passes)
+    return tuple(passes[-1][:count].tolist())
+
+
+def conv_conflicts(geom: Geom, groups: tuple[int, ...], lows: Sequence[int], machine: MachineConfig) -> int:
+    """Return the extra cycles per pixel that bank conflicts cost, summed over the numbers of places in 4-bit form."""
+    return int(banks.conflicts(*_pass_list(geom, groups, np.array(lows, np.int64), machine)))
 
 
 def conv_passes(op: Conv, boundary: int, machine: MachineConfig) -> tuple[int, ...]:
