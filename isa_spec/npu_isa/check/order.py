@@ -21,6 +21,7 @@ from npu_isa.machine.timing import weight_load_cycles
 
 I64 = NDArray[np.int64]
 PAIRS_AT_ONCE = 1 << 20
+assert TIMING["vector_pipeline_cycles"] <= 2 * TIMING["param_rows"] + 1, "check_fences: older vecs are through"
 SETUPS = np.array([KINDS[name] for name in ("geom", "groups", "vgeom")])
 
 
@@ -199,9 +200,10 @@ def _first_race(mine: I64, theirs: I64, ended: I64) -> tuple[int, int] | None:
 def check_fences(ops: Ops, touched: Accesses) -> None:
     """Check that a vec that reads what the vec before it wrote has `fence`.
 
-    The vec before is still in the pipeline (6 cycles) when the next one starts. An older one is not: the vec between
-    takes at least 4 cycles of issue and 3 parameter rows pass before the first pixel is read, 7 in all. Reads come
-    before writes in the pipeline, so no other order is open. Loads and stores end in order.
+    The vec before is still in the pipeline when the next one starts. An older one is not: the vec between issues its
+    parameter rows and a pixel at least, and the parameter rows of this one pass before its first pixel is read, which
+    is more than the pipeline. Reads come before writes in the pipeline, so no other order is open. Loads and stores end
+    in order.
 
     Raises:
         ProgramError: naming the vec that needs the fence.

@@ -12,8 +12,8 @@ from npu_isa.isa.tables import ENGINES, FRONT, ISA_HASH, RAW, SPECS, Instruction
 
 __all__ = ["ISA_HASH", "decode", "encode"]
 
-WORD_BYTES: int = RAW["word_bytes"]
-LANES = WORD_BYTES // 8  # 64-bit parts of a word
+INSTRUCTION_BYTES: int = RAW["word_bytes"]
+LANES = INSTRUCTION_BYTES // 8  # 64-bit parts of a word
 _OPCODE, _POP, _PUSH = (header_field(name) for name in ("opcode", "pop", "push"))
 _MASK = (1 << len(ENGINES)) - 1
 _HINT = "see isa_spec/ISA.md"
@@ -96,7 +96,7 @@ def encode(instructions: Iterable[Instruction]) -> NDArray[np.uint8]:
             for i in range(o.elements):
                 _put(mine, values[:, i], o.low + i * o.width, o.width)
         words[at] = mine
-    return words.astype("<u8").view(np.uint8).reshape(-1, WORD_BYTES)
+    return words.astype("<u8").view(np.uint8).reshape(-1, INSTRUCTION_BYTES)
 
 
 def _put(words: Array, values: Array, low: int, width: int) -> None:

@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 
 from npu_isa.errors import MachineError, did_you_mean
+from npu_isa.isa.tables import RAW, TIMING
 
-WORD_BYTES = 16  # one group of 16 channels of one pixel
-SEGMENT_ROWS = 8
+WORD_BYTES: int = RAW["group_channels"]  # of a memory word: one group of channels of one pixel
+SEGMENT_ROWS: int = RAW["segment_rows"]
 ACT_REGIONS = 4
 SHIPPED = ("npu16", "npu32", "npu128")
 # sizes that no field of an instruction bounds: far above any real machine, and small enough to count with
@@ -134,8 +135,9 @@ class MachineConfig:
             f"{self.dram_bytes_per_cycle}",
         )
         need(
-            1024 % self.dram_burst_bytes == 0,
-            f"dram_burst_bytes = {self.dram_burst_bytes}: must divide the arbitration block of 1024 bytes",
+            TIMING["dma_block_bytes"] % self.dram_burst_bytes == 0,
+            f"dram_burst_bytes = {self.dram_burst_bytes}: must divide the arbitration block of "
+            f"{TIMING['dma_block_bytes']} bytes",
         )
         need(self.dram_bytes <= 1 << 32, f"dram_bytes = {self.dram_bytes}: at most 2^32 (field dram_addr)")
         for key, (least, most) in _LIMITS.items():
