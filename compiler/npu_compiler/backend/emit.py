@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 
 from npu_isa.isa.ops import Instruction, Memory, Source
-from npu_isa.isa.tables import RAW
+from npu_isa.isa.tables import NO_DIAL, RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
 from npu_compiler.backend.constants import NodeConstants
@@ -14,7 +14,7 @@ from npu_compiler.backend.tiles import input_rows
 from npu_compiler.qgraph.ir import QConv, QFold, QTensor, QWindow
 
 TABLE: int = RAW["table_entries_per_word"]
-NO_DIAL: int = RAW["boundary_registers"] - 1  # hard-wired to 0
+
 DEFAULTS: dict[str, dict[str, int | tuple[int, ...]]] = {
     i["name"]: {o["name"]: (0,) * o["repeat"] if "repeat" in o else 0 for o in i["operands"]}
     for i in RAW["instruction"]

@@ -6,11 +6,12 @@ import numpy as np
 from npu_isa.errors import CompileError, UnsupportedError
 from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.codec import encode
+from npu_isa.isa.tables import NO_DIAL
 from npu_isa.machine.config import MachineConfig
 
 from npu_compiler.backend.boundaries import legal_boundaries
 from npu_compiler.backend.constants import pack
-from npu_compiler.backend.emit import NO_DIAL, Code, Emitter, with_tokens
+from npu_compiler.backend.emit import Code, Emitter, with_tokens
 from npu_compiler.backend.plan import Plan, make_plan
 from npu_compiler.backend.tokens import add_tokens
 from npu_compiler.qgraph.dial import dial_steps

@@ -27,13 +27,12 @@ from npu_isa.errors import ProgramError
 from npu_isa.file.binary import Binary
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Conv, Fold, Halt, Load, Memory, Op, Source, Store, Vec, resolve
-from npu_isa.isa.tables import RAW
+from npu_isa.isa.tables import NO_DIAL, RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import footprint
 from npu_isa.machine.window import axes
 
 MAX_GROUPS: int = RAW["max_groups"]
-NO_DIAL: int = RAW["boundary_registers"] - 1  # hard-wired to zero
 TABLE: int = RAW["table_entries_per_word"]
 Legal = Mapping[int, tuple[int, ...]]
 
