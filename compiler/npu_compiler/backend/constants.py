@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from npu_compiler.backend.memory import group_order
 from npu_compiler.backend.plan import NodePlan, Plan
+from npu_compiler.backend.tiles import taps_of
 from npu_compiler.qgraph.ir import GROUP, QConv, QWindow
 
 ALIGN = 256
@@ -81,11 +82,6 @@ def pack(plan: Plan) -> tuple[U8, dict[str, NodeConstants]]:
         put(at.bias, bias)
         put(at.params, params)
     return segment, places
-
-
-def taps_of(node: QConv | QWindow) -> int:
-    """Return the weights that a node keeps in each lane's parameters."""
-    return node.window.kernel[0] * node.window.kernel[1] if isinstance(node, QWindow) and node.kind == "mac" else 0
 
 
 def _chunks(plan: Plan, n: NodePlan) -> Iterator[tuple[int, range]]:
