@@ -2,6 +2,7 @@
 
 from npu_isa.machine.config import MachineConfig
 
+from npu_compiler.backend.memory import Pitch
 from npu_compiler.backend.plan import Plan
 from npu_compiler.backend.tiles import Tiling, conv_cycles
 from npu_compiler.qgraph.ir import QConv, QTensor
@@ -20,13 +21,14 @@ def legal_boundaries(plan: Plan, machine: MachineConfig) -> dict[str, tuple[int,
     for node_plan in plan.nodes:
         node = node_plan.node
         if isinstance(node, QConv) and node.lowering is not None:
-            found[node.name] = _cheaper_each(plan, node, node_plan.tiling, graph.tensors[node.src], machine)
+            src, out, pitch = graph.tensors[node.src], graph.tensors[node.out], node_plan.pitches["src"]
+            found[node.name] = _cheaper_each(node, src, out, pitch, node_plan.tiling, machine)
     return found
 
 
-def _cheaper_each(plan: Plan, node: QConv, tiling: Tiling, src: QTensor, machine: MachineConfig) -> tuple[int, ...]:
-    pitch = plan.pitches[plan.views[node.src].root]
-    out = plan.graph.tensors[node.out]
+def _cheaper_each(
+    node: QConv, src: QTensor, out: QTensor, pitch: Pitch, tiling: Tiling, machine: MachineConfig
+) -> tuple[int, ...]:
     costs = [conv_cycles(node, src, pitch, tiling, out, b, machine) for b in range(src.groups + 1)]
     average = (costs[0] - costs[-1]) / src.groups
     legal = [0]

@@ -1,17 +1,24 @@
 """The constants of a binary: weight blocks, parameter blocks and bias tables, as the machine reads them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from npu_isa.machine.blocks import position_words
+from npu_isa.machine.blocks import (
+    ParamBlock,
+    WeightBlock,
+    pack_params,
+    pack_weights,
+    param_block_rows,
+    weight_block_words,
+)
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from numpy.typing import NDArray
 
 from npu_compiler.backend.memory import group_order
 from npu_compiler.backend.plan import NodePlan, Plan
-from npu_compiler.qgraph.ir import GROUP, Epilogue, QConv, QWindow
+from npu_compiler.backend.tiles import taps_of
+from npu_compiler.qgraph.ir import GROUP, QConv, QWindow
 
 ALIGN = 256
 U8 = NDArray[np.uint8]
@@ -34,37 +41,65 @@ class NodeConstants:
     rows: int
 
 
-def pack(plan: Plan) -> tuple[U8, dict[str, NodeConstants]]:
-    """Return the constants segment and where each node's constants lie in it."""
-    pieces: list[bytes] = []
-    size = 0
+def layout(plan: Plan) -> tuple[dict[str, NodeConstants], int]:
+    """Return where each node's constants lie, and the bytes of all; no value of a weight is looked at."""
+    machine, size = plan.machine, 0
 
-    def put(data: bytes) -> int:
+    def put(nbytes: int) -> int:
         nonlocal size
         at = size
-        padded = data + bytes(-len(data) % ALIGN)
-        pieces.append(padded)
-        size += len(padded)
+        size += -(-nbytes // ALIGN) * ALIGN
         return at
 
     found = {}
-    for node_plan in plan.nodes:
+    for n in plan.nodes:
+        kh, kw = n.node.window.kernel
         weights = {}
-        if isinstance(node_plan.node, QConv):
-            for key, block in weight_blocks(plan, node_plan, node_plan.node).items():
-                weights[key] = (put(block.tobytes()), block.size // WORD_BYTES)
-        bias, params = param_rows(node_plan.node, node_plan.tiling.columns, plan.machine)
-        found[node_plan.node.name] = NodeConstants(
-            weights, put(bias.tobytes()), put(params.tobytes()), 1 + params.shape[1]
-        )
-    return np.frombuffer(b"".join(pieces), dtype=np.uint8), found
+        for column, span in _chunks(plan, n):
+            words = weight_block_words(machine, len(span), kh * kw)
+            weights[column, span.start] = (put(words * WORD_BYTES), words)
+        lowering = n.node.lowering if isinstance(n.node, QConv) else None
+        row_bytes = 4 * machine.array_cols * n.tiling.columns
+        rows = param_block_rows(taps_of(n.node))
+        bias = put((1 if lowering is None else len(lowering.bias_rows)) * row_bytes)
+        found[n.node.name] = NodeConstants(weights, bias, put((rows - 1) * row_bytes), rows)
+    return found, size
 
 
-def weight_blocks(plan: Plan, node_plan: NodePlan, node: QConv) -> dict[tuple[int, int], U8]:
-    """Return the weight block of each (column tile, first place) as bytes."""
-    machine, tiling = plan.machine, node_plan.tiling
+def pack(plan: Plan) -> tuple[U8, dict[str, NodeConstants]]:
+    """Return the constants segment and where each node's constants lie in it."""
+    places, size = layout(plan)
+    segment = np.zeros(size, np.uint8)
+
+    def put(at: int, data: NDArray[np.generic]) -> None:
+        segment[at : at + data.nbytes] = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+
+    for n in plan.nodes:
+        at = places[n.node.name]
+        for key, block in weight_blocks(plan, n):
+            put(at.weights[key][0], block)
+        bias, params = param_rows(n.node, n.tiling.columns, plan.machine)
+        put(at.bias, bias)
+        put(at.params, params)
+    return segment, places
+
+
+def _chunks(plan: Plan, n: NodePlan) -> Iterator[tuple[int, range]]:
+    """Yield (column tile, places) of every weight block."""
+    if isinstance(n.node, QConv):
+        groups, places = plan.graph.tensors[n.node.src].groups, n.tiling.places
+        for column in range(n.tiling.columns):
+            for first in range(0, groups, places):
+                yield column, range(first, min(first + places, groups))
+
+
+def weight_blocks(plan: Plan, n: NodePlan) -> Iterator[tuple[tuple[int, int], U8]]:
+    """Yield (column tile, first place) and the bytes of every weight block."""
+    node, machine = n.node, plan.machine
+    if not isinstance(node, QConv):
+        return
     order = list(group_order(node, plan.graph.tensors[node.src]))
-    cols, count = machine.array_cols, tiling.columns
+    cols, count = machine.array_cols, n.tiling.columns
     out_channels, kh, kw, in_channels = node.weight.shape
     weight = np.zeros((count * cols, kh * kw, in_channels // GROUP, GROUP), np.int8)
     weight[:out_channels] = node.weight.reshape(out_channels, kh * kw, -1, GROUP)
@@ -73,17 +108,10 @@ def weight_blocks(plan: Plan, node_plan: NodePlan, node: QConv) -> dict[tuple[in
     shifts = np.zeros((len(order), count * cols), np.uint8)
     if node.lowering is not None:
         shifts[:, :out_channels] = node.lowering.wgt_shift
-    nibbles = np.zeros((len(order), count, position_words(machine) * 2 * WORD_BYTES), np.uint8)
-    nibbles[:, :, :cols] = shifts.reshape(len(order), count, cols)
-    packed = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
-    blocks = {}
-    for column in range(count):
-        for first in range(0, len(order), tiling.places):
-            span = slice(first, first + tiling.places)
-            head = packed[span, column].reshape(-1)
-            body = np.ascontiguousarray(tiles[column, span]).reshape(-1).view(np.uint8)
-            blocks[column, first] = np.concatenate([head, body])
-    return blocks
+    by_column = shifts.reshape(len(order), count, cols)
+    for column, span in _chunks(plan, n):
+        at = slice(span.start, span.stop)
+        yield (column, span.start), pack_weights(WeightBlock(by_column[at, column], tiles[column, at]), machine)
 
 
 def param_rows(
@@ -95,25 +123,18 @@ def param_rows(
         bias rows, int32, shape (boundaries, column tiles, columns); the other rows, uint32, shape (column tiles,
         rows, columns): multiplier and shift, second multiplier, depthwise weights of 4 taps each.
     """
-    lanes = columns * machine.array_cols
-    e: Epilogue = node.epilogue
+
+    def lanes(values: NDArray[np.generic], fill: int = 0) -> NDArray[np.int32]:
+        """Return values of shape (..., out channels) as (..., column tiles, columns)."""
+        found = np.full((*values.shape[:-1], columns * machine.array_cols), fill, np.int32)
+        found[..., : values.shape[-1]] = values
+        return found.reshape(*values.shape[:-1], columns, machine.array_cols)
+
+    e = node.epilogue
     lowering = node.lowering if isinstance(node, QConv) else None
-    table = lowering.bias_rows if lowering is not None else e.bias[None]
-    bias = np.zeros((len(table), lanes), np.int32)
-    bias[:, : table.shape[1]] = table
-    rows: list[NDArray[Any]] = [_lanes(e.mult, lanes) | _lanes(e.shift, lanes, fill=1) << 16]
-    rows.append(_lanes(e.mult2, lanes) if e.mult2 is not None else np.zeros(lanes, np.uint32))
-    if isinstance(node, QWindow) and node.weight is not None:
-        taps = node.weight.reshape(len(node.weight), -1)
-        padded = np.zeros((lanes, -(-taps.shape[1] // 4) * 4), np.int8)
-        padded[: taps.shape[0], : taps.shape[1]] = taps
-        rows += list(np.ascontiguousarray(padded).view("<u4").T)
-    stacked = np.stack(rows).astype("<u4")
-    by_tile = stacked.reshape(len(rows), columns, machine.array_cols).transpose(1, 0, 2)
-    return bias.reshape(-1, columns, machine.array_cols), np.ascontiguousarray(by_tile)
-
-
-def _lanes(values: NDArray[np.int32], lanes: int, fill: int = 0) -> NDArray[np.uint32]:
-    found = np.full(lanes, fill, np.uint32)
-    found[: len(values)] = values
-    return found
+    bias = lanes(e.bias[None] if lowering is None else lowering.bias_rows)
+    mult2 = lanes(np.zeros(0, np.int32) if e.mult2 is None else e.mult2)
+    weight = node.weight if isinstance(node, QWindow) and node.weight is not None else np.zeros((0, 0, 0), np.int8)
+    taps = lanes(weight.reshape(len(weight), taps_of(node)).T).swapaxes(0, 1)  # (column tiles, taps, columns)
+    rows = pack_params(ParamBlock(bias[0], lanes(e.mult), lanes(e.shift, fill=1), mult2, taps))
+    return bias, np.ascontiguousarray(rows[:, 1:])

@@ -7,11 +7,12 @@ from npu_isa.errors import CompileError, UnsupportedError
 from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.codec import encode
 from npu_isa.isa.program import Program
+from npu_isa.isa.tables import NO_DIAL
 from npu_isa.machine.config import MachineConfig
 
 from npu_compiler.backend.boundaries import legal_boundaries
 from npu_compiler.backend.constants import pack
-from npu_compiler.backend.emit import NO_DIAL, Code, Emitter
+from npu_compiler.backend.emit import Code, emit
 from npu_compiler.backend.plan import Plan, make_plan
 from npu_compiler.backend.tokens import add_tokens
 from npu_compiler.qgraph.dial import dial_steps
@@ -54,7 +55,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     observe("schedule", plan.dump)
     constants, places = pack(plan)
     layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
-    code = Emitter(plan, places, constants.size, {n.name: i for i, n in enumerate(layers)}).run()
+    code = emit(plan, places, constants.size, {n.name: i for i, n in enumerate(layers)})
     _check_sizes(code, plan, constants.size)
     program = add_tokens(Program.of(code.instructions), machine)
     legal = legal_boundaries(plan, machine)

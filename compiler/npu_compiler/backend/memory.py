@@ -1,7 +1,7 @@
 """Where tensors live: pitches, activation memory by liveness, and what goes to DRAM.
 
 A *root* is a tensor that owns memory; the operands of a concat are views of its result. A root is resident in the
-activation memory from its producer to its last reader, or spilled to DRAM and moved in strips of rows.
+activation memory from its producer to its last reader, or spilled to DRAM and moved in strips.
 """
 
 from collections.abc import Iterable
@@ -36,6 +36,7 @@ class Buffer:
 
     Attributes:
         avoid: names of buffers better kept in other regions, since their ports are used at the same time.
+        packed: at the lowest address, whatever else would be better: the buffers of its step fill the memory.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Buffer:
     first: int
     last: int
     avoid: frozenset[str] = frozenset()
+    packed: bool = False
 
 
 def words_per_pixel(tensor: QTensor) -> int:
@@ -150,7 +152,7 @@ def place(buffers: Iterable[Buffer], machine: MachineConfig) -> dict[str, int] |
                 for a, b, other in live
                 if a // machine.region_words in regions or (b - 1) // machine.region_words in regions
             )
-            cost = (disturbed + 4 * (len(regions) > 1), start)
+            cost = (0 if buffer.packed else disturbed + 4 * (len(regions) > 1), start)
             if best is None or cost < best[0]:
                 best = (cost, start)
         if best is None:

@@ -4,30 +4,31 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from npu_isa.errors import CompileError
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
 from npu_compiler.backend.memory import Buffer, Pitch, View, choose_pitch, folded, place, views, words_per_pixel
-from npu_compiler.backend.tiles import Tiling, conv_tiling, input_rows, window_of, window_tiling
+from npu_compiler.backend.strips import Job, Passing, Strip, buffer_words, choose_cut, held, strips_of
+from npu_compiler.backend.tiles import Tiling, tiling_of
 from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
 
 DRAM_ALIGN = 256
-OPERANDS = ("src", "residual", "out")
 
 
 @dataclass(frozen=True)
 class Moved:
-    """An operand that passes through DRAM in strips.
+    """The strip buffers of an operand that passes through DRAM.
 
     Attributes:
-        buffers: names of the strip buffers, one or two (double buffering).
-        words: words of one buffer.
+        buffers: their names, one or two (double buffering).
+        words: of one buffer.
+        sliced: a buffer holds the channels of its strip's column tiles only, not all.
     """
 
     buffers: tuple[str, ...]
     words: int
+    sliced: bool
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,16 @@ class NodePlan:
     """How one node runs.
 
     Attributes:
-        strips: output rows (first, end) of each strip; one strip unless an operand passes through DRAM.
+        strips: parts of the output that are made one after the other; one unless an operand passes through DRAM.
         moved: operands ("src", "residual", "out") that pass through DRAM.
+        pitches: of every operand where the node reads or writes it.
     """
 
     node: QConv | QWindow
     tiling: Tiling
-    strips: tuple[tuple[int, int], ...]
+    strips: tuple[Strip, ...]
     moved: Mapping[str, Moved]
+    pitches: Mapping[str, Pitch]
 
 
 @dataclass(frozen=True)
@@ -85,19 +88,15 @@ class Plan:
         return "\n".join(lines) + "\n"
 
 
-def tensor_words(tensor: QTensor, pitch: Pitch, rows: int | None = None) -> int:
-    """Return the activation words from a tensor's first to one past its last, or of `rows` of its rows."""
-    return ((tensor.height if rows is None else rows) - 1) * pitch.row + tensor.width * pitch.pixel
-
-
 def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     """Decide tiling and memory for every node.
 
-    Roots start resident; while the activation memory cannot hold them with the strip buffers, the largest root alive
-    at the place of failure goes to DRAM, and then strips shrink.
+    Roots start resident. While the activation memory cannot hold them with the strip buffers, the largest root alive
+    at the place of failure goes to DRAM; buffers that fail with nothing alive beside them are packed.
 
     Raises:
-        CompileError: even single rows do not fit.
+        CompileError: a node's smallest strip, or a block of its weights or parameters, does not fit its memory; the
+            message says how much is needed, and which key of the machine to raise.
     """
     where = views(graph)
     folds = folded(graph)
@@ -105,36 +104,25 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     users = _root_users(graph, where)
     pitches = {r: choose_pitch(graph.tensors[r], users[r], machine) for r in roots}
     pitches |= {f: choose_pitch(graph.tensors[f], users.get(f, []), machine) for f in folds}
-    tilings = {n.name: _tiling(graph, n, where, pitches, machine) for n in _computed(graph)}
-    life = _lifetimes(graph, where)
-    spilled = {where[graph.output].root}
-    budget = machine.act_words // 2
+    index = {n.name: i for i, n in enumerate(graph.nodes)}
+    planner = _Planner(graph, machine, where, pitches, folds, index, _lifetimes(graph, where))
+    computed = [n for n in graph.nodes if isinstance(n, QConv | QWindow)]
+    spilled, packed = {where[graph.output].root}, set[str]()
     while True:
-        plans = [
-            _node_plan(graph, n, tilings[n.name], where, pitches, folds, spilled, budget) for n in _computed(graph)
-        ]
-        buffers = _buffers(graph, plans, where, pitches, life, spilled)
+        plans = [planner.node(n, spilled) for n in computed]
+        buffers = _buffers(planner, plans, spilled, packed)
         placed = place(buffers, machine)
         if isinstance(placed, dict):
             break
-        alive = [b for b in buffers if b.name in life and b.first <= placed.last and placed.first <= b.last]
+        alive = [b for b in buffers if b.name in planner.life and b.first <= placed.last and placed.first <= b.last]
         if alive:
             spilled.add(max(alive, key=lambda b: (b.words, b.name)).name)
-        elif budget > 1:
-            budget //= 2
         else:
-            raise CompileError(
-                f"{placed.words * WORD_BYTES} bytes for {placed.name} do not fit the activation memory of "
-                f"{machine.act_words * WORD_BYTES} bytes beside what is in use",
-                f"machine {machine.name}",
-                "raise act_region_bytes, or give the model a smaller image (--resize)",
-            )
+            strips = [b.name for b in buffers if b.first == placed.first]
+            assert not packed & set(strips), placed
+            packed |= set(strips)
     dram, total = _dram_layout(graph, sorted(spilled), where)
     return Plan(graph, machine, where, pitches, tuple(plans), placed, dram, total, folds)
-
-
-def _computed(graph: QuantizedGraph) -> list[QConv | QWindow]:
-    return [n for n in graph.nodes if isinstance(n, QConv | QWindow)]
 
 
 def _root_users(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, list[tuple[QNode, QTensor]]]:
@@ -144,19 +132,6 @@ def _root_users(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, l
         if isinstance(node, QConv | QWindow):
             users[where[node.src].root].append((node, graph.tensors[node.src]))
     return users
-
-
-def _tiling(
-    graph: QuantizedGraph,
-    node: QConv | QWindow,
-    where: Mapping[str, View],
-    pitches: Mapping[str, Pitch],
-    machine: MachineConfig,
-) -> Tiling:
-    src, out = graph.tensors[node.src], graph.tensors[node.out]
-    if isinstance(node, QConv):
-        return conv_tiling(node, src, out, pitches[where[node.src].root], machine)
-    return window_tiling(node, src, out, machine)
 
 
 def _lifetimes(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, tuple[int, int]]:
@@ -173,112 +148,95 @@ def _lifetimes(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, tu
     return life
 
 
-def _moved_operands(
-    graph: QuantizedGraph,
-    node: QConv | QWindow,
-    where: Mapping[str, View],
-    folds: Mapping[str, QFold],
-    spilled: set[str],
-) -> dict[str, str]:
-    """Return the operands that pass through DRAM: role -> tensor."""
-    roles = {"src": node.src, "residual": node.residual, "out": node.out}
-    return {r: t for r, t in roles.items() if t is not None and (t in folds or where[t].root in spilled)}
+@dataclass(frozen=True)
+class _Planner:
+    """Decides on single nodes; what it found for a set of operands that pass through DRAM is kept.
+
+    Attributes:
+        index: place of every node.
+        life: first and last place at which each root must exist.
+        tilings: of the nodes as a whole.
+        found: node plans by node name and operands.
+    """
+
+    graph: QuantizedGraph
+    machine: MachineConfig
+    where: Mapping[str, View]
+    pitches: Mapping[str, Pitch]
+    folds: Mapping[str, QFold]
+    index: Mapping[str, int]
+    life: Mapping[str, tuple[int, int]]
+    tilings: dict[str, Tiling] = field(default_factory=dict)
+    found: dict[tuple[str, ...], NodePlan] = field(default_factory=dict)
+
+    def node(self, node: QConv | QWindow, spilled: set[str]) -> NodePlan:
+        """Return how a node runs when these roots are in DRAM."""
+        moved = [(r, t) for r, t in operands(node) if t in self.folds or self.where[t].root in spilled]
+        key = (node.name, *(role for role, _ in moved))
+        if key not in self.found:
+            self.found[key] = self._cut(node, tuple(self._passing(node, role, name) for role, name in moved))
+        return self.found[key]
+
+    def _passing(self, node: QConv | QWindow, role: str, name: str) -> Passing:
+        """Return an operand on its way through DRAM: with its root's pitches, or dense when it is a part of one."""
+        tensor, root = self.graph.tensors[name], self.where[name].root
+        words = words_per_pixel(tensor)
+        whole = name in self.folds or root == name
+        pitch = self.pitches[name] if whole else Pitch(words, words * tensor.width)
+        sliced = role != "src" or (isinstance(node, QWindow) and name not in self.folds)
+        fold, line = self.folds.get(name), 0
+        if fold is not None:
+            image = self.graph.tensors[fold.src]
+            line = image.width * image.channels * min(fold.window.stride[0], fold.window.kernel[0])
+        return Passing(role, tensor, words_per_pixel(self.graph.tensors[root]), pitch, sliced, line)
+
+    def _cut(self, node: QConv | QWindow, passing: tuple[Passing, ...]) -> NodePlan:
+        src, out, machine = self.graph.tensors[node.src], self.graph.tensors[node.out], self.machine
+        pitches = {
+            role: self.pitches[name if name in self.folds else self.where[name].root] for role, name in operands(node)
+        }
+        if node.name not in self.tilings:
+            self.tilings[node.name] = tiling_of(node, src, out, pitches["src"], machine)
+        tiling = self.tilings[node.name]
+        job = Job(node, tiling, src, out, passing, machine)
+        cut = choose_cut(job, machine.act_words)
+        moved = {}
+        for p in passing:
+            part, pitch = held(job, cut, p)
+            names = tuple(f"{node.name}.{p.role}{i}" for i in range(cut.buffers))
+            moved[p.role], pitches[p.role] = Moved(names, buffer_words(part, pitch), p.sliced), pitch
+        if cut.dense or (cut.cols, cut.columns) != (out.width, tiling.columns):  # tiles that suit the strip
+            tiling = tiling_of(node, src, replace(out, height=cut.rows, width=cut.cols), pitches["src"], machine)
+        return NodePlan(node, tiling, strips_of(job, cut), moved, pitches)
 
 
-def _strip_rows(graph: QuantizedGraph, node: QConv | QWindow, role: str, tensor: str, rows: int) -> int:
-    """Return the most rows of an operand that any strip of `rows` output rows touches."""
-    if role != "src":
-        return rows
-    out_h, src = graph.tensors[node.out].height, graph.tensors[tensor]
-    most = 0
-    for first in range(0, out_h, rows):
-        a, b = input_rows(window_of(node), first, min(first + rows, out_h), src.height)
-        most = max(most, b - a)
-    return max(most, 1)
+def operands(node: QConv | QWindow) -> list[tuple[str, str]]:
+    """Return role and tensor of what a node reads and writes."""
+    roles = (("src", node.src), ("residual", node.residual), ("out", node.out))
+    return [(role, name) for role, name in roles if name is not None]
 
 
-def _node_plan(
-    graph: QuantizedGraph,
-    node: QConv | QWindow,
-    tiling: Tiling,
-    where: Mapping[str, View],
-    pitches: Mapping[str, Pitch],
-    folds: Mapping[str, QFold],
-    spilled: set[str],
-    budget: int,
-) -> NodePlan:
-    height = graph.tensors[node.out].height
-    operands = _moved_operands(graph, node, where, folds, spilled)
-
-    def sizes(rows: int) -> dict[str, int]:
-        found = {}
-        for role, tensor in operands.items():
-            pitch = strip_pitch(graph, tensor, where, pitches, folds)
-            found[role] = tensor_words(graph.tensors[tensor], pitch, _strip_rows(graph, node, role, tensor, rows))
-        return found
-
-    rows = height
-    if operands:
-        steps = sorted({min(height, tiling.tile_h * i) for i in range(1, -(-height // tiling.tile_h) + 1)})
-        options = [r for r in [*range(1, tiling.tile_h), *steps] if r <= height]
-        fitting = [r for r in options if sum(sizes(r).values()) * (1 if r == height else 2) <= budget]
-        rows = max(fitting, default=1)
-    strips = tuple((y, min(y + rows, height)) for y in range(0, height, rows))
-    count = 1 if len(strips) == 1 else 2
-    moved = {
-        role: Moved(tuple(f"{node.name}.{role}{i}" for i in range(count)), words) for role, words in sizes(rows).items()
-    }
-    return NodePlan(node, tiling, strips, moved)
-
-
-def strip_pitch(
-    graph: QuantizedGraph,
-    tensor: str,
-    where: Mapping[str, View],
-    pitches: Mapping[str, Pitch],
-    folds: Mapping[str, QFold],
-) -> Pitch:
-    """Return the pitches of a tensor's strip buffer: the root's, or those of the part alone when it is a part."""
-    root = where[tensor].root
-    if tensor in folds or root == tensor:
-        return pitches[tensor]
-    words = words_per_pixel(graph.tensors[tensor])
-    return Pitch(words, words * graph.tensors[tensor].width)
-
-
-def _buffers(
-    graph: QuantizedGraph,
-    plans: list[NodePlan],
-    where: Mapping[str, View],
-    pitches: Mapping[str, Pitch],
-    life: Mapping[str, tuple[int, int]],
-    spilled: set[str],
-) -> list[Buffer]:
+def _buffers(planner: _Planner, plans: list[NodePlan], spilled: set[str], packed: set[str]) -> list[Buffer]:
     """Return every buffer wanted, each with the buffers whose ports it would disturb in the same region."""
-    index = {n.name: i for i, n in enumerate(graph.nodes)}
+    graph, life = planner.graph, planner.life
     clash: dict[str, set[str]] = {}
-    strips: list[Buffer] = []
+    strips: list[tuple[str, int, int, int]] = []
     for plan in plans:
-        names = {role: m.buffers for role, m in plan.moved.items()}
-        for role, tensor in (("src", plan.node.src), ("residual", plan.node.residual), ("out", plan.node.out)):
-            if tensor is not None and role not in names:
-                names[role] = (where[tensor].root,)
+        names: dict[str, tuple[str, ...]] = {role: (planner.where[name].root,) for role, name in operands(plan.node)}
+        names |= {role: m.buffers for role, m in plan.moved.items()}
         # readers of one region wait for each other, writers too: source and residual; source and stored output;
         # loaded strips and output
         for a, b in (("src", "residual"), ("src", "out"), ("residual", "out")):
             for x in names.get(a, ()):
                 clash.setdefault(x, set()).update(names.get(b, ()))
-        at = index[plan.node.name]
-        strips += [Buffer(name, m.words, at, at) for m in plan.moved.values() for name in m.buffers]
+        at = planner.index[plan.node.name]
+        strips += [(name, m.words, at, at) for m in plan.moved.values() for name in m.buffers]
     resident = [
-        Buffer(r, tensor_words(graph.tensors[r], pitches[r]), *life[r]) for r in sorted(life) if r not in spilled
+        (r, buffer_words(graph.tensors[r], planner.pitches[r]), *life[r])
+        for r in sorted(life)
+        if r not in spilled and r not in planner.folds
     ]
-    resident = [b for b in resident if not isinstance(_producer(graph, b.name), QFold)]
-    return [Buffer(b.name, b.words, b.first, b.last, frozenset(clash.get(b.name, ()))) for b in resident + strips]
-
-
-def _producer(graph: QuantizedGraph, tensor: str) -> QNode:
-    return next(n for n in graph.nodes if n.out == tensor)
+    return [Buffer(*b, frozenset(clash.get(b[0], ())), b[0] in packed) for b in resident + strips]
 
 
 def _dram_layout(graph: QuantizedGraph, spilled: list[str], where: Mapping[str, View]) -> tuple[dict[str, int], int]:

@@ -5,16 +5,16 @@ that only chooses between tilings. Nothing reported to a user comes from here.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from npu_isa.errors import CompileError
-from npu_isa.machine.blocks import weight_block_words
-from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.blocks import param_block_rows, weight_block_words
+from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.timing import array_latency, conv_factors, pass_interval
 from npu_isa.machine.window import Axis
 
 from npu_compiler.backend.memory import Pitch, conv_geom, group_order
-from npu_compiler.qgraph.ir import QConv, QNode, QTensor, QWindow, Window
+from npu_compiler.backend.refusal import too_small
+from npu_compiler.qgraph.ir import QConv, QTensor, QWindow
 
 MIN_WINDOW_TILE_CYCLES = 256  # a vec shorter than this pays more for its start than finer overlap gains
 VEC_START_CYCLES = 16  # parameter rows, pipeline, tokens of one vec
@@ -40,10 +40,32 @@ class Tiling:
     resident: bool
 
 
-def window_of(node: QNode) -> Window:
-    """Return the kernel geometry of a conv or window node."""
-    assert isinstance(node, QConv | QWindow)
-    return node.window
+def tiling_of(node: QConv | QWindow, src: QTensor, out: QTensor, pitch: Pitch, machine: MachineConfig) -> Tiling:
+    """Choose how to cut a node, or a strip of it that makes an output of this size.
+
+    Args:
+        node: the node.
+        src: the tensor that it reads.
+        out: its output, or as much of it as a strip makes.
+        pitch: of the source in the activation memory.
+        machine: the machine.
+
+    Raises:
+        CompileError: a block of its weights or of its parameters exceeds the memory for them.
+    """
+    rows, row_bytes = param_block_rows(taps_of(node)), 4 * machine.array_cols
+    if rows > machine.param_rows:
+        what, needs = f"its parameter block of {rows} rows", rows * row_bytes
+        holds, key = machine.param_memory_bytes, "param_memory_bytes"
+        raise too_small(f"node {node.name}", what, needs, "parameter memory", holds, key, needs, machine)
+    if isinstance(node, QConv):
+        return conv_tiling(node, src, out, pitch, machine)
+    return window_tiling(node, out, machine)
+
+
+def taps_of(node: QConv | QWindow) -> int:
+    """Return the weights that a node keeps in the parameters of each lane."""
+    return node.window.kernel[0] * node.window.kernel[1] if isinstance(node, QWindow) and node.kind == "mac" else 0
 
 
 def column_tiles(channels: int, machine: MachineConfig) -> int:
@@ -96,12 +118,12 @@ def conv_tiling(node: QConv, src: QTensor, out: QTensor, pitch: Pitch, machine: 
     columns = column_tiles(out.channels, machine)
     one = weight_block_words(machine, 1, kh * kw)
     if one > machine.weight_words:
-        raise CompileError(
-            f"one weight block (16 channels x {kh * kw} taps x {machine.array_cols} columns) needs {one * 16} bytes, "
-            f"weight memory holds {machine.weight_memory_bytes}",
-            f"node {node.name}",
-            "raise weight_memory_bytes, or lower array_cols",
+        what, needs = (
+            f"one weight block (16 channels x {kh * kw} taps x {machine.array_cols} columns)",
+            one * WORD_BYTES,
         )
+        holds, key = machine.weight_memory_bytes, "weight_memory_bytes"
+        raise too_small(f"node {node.name}", what, needs, "weight memory", holds, key, needs, machine)
     whole = columns * weight_block_words(machine, len(order), kh * kw)
     places = min(len(order), max(1, machine.weight_words // 2 // one))
     places = -(-len(order) // -(-len(order) // places))  # equal chunks
@@ -143,7 +165,7 @@ def _layer_estimate(
     return total
 
 
-def window_tiling(node: QWindow, src: QTensor, out: QTensor, machine: MachineConfig) -> Tiling:
+def window_tiling(node: QWindow, out: QTensor, machine: MachineConfig) -> Tiling:
     """Cut a window node into row tiles just long enough to be worth their start."""
     kh, kw = node.window.kernel
     per_pixel = kh * -(-kw // machine.vector_taps) + (node.residual is not None)
@@ -153,7 +175,15 @@ def window_tiling(node: QWindow, src: QTensor, out: QTensor, machine: MachineCon
     return Tiling(rows, out.width, 0, 0, column_tiles(out.channels, machine), True)
 
 
-def input_rows(window: Window, out_first: int, out_end: int, in_h: int) -> tuple[int, int]:
-    """Return first and end of the input rows that a run of output rows reads."""
-    rows = out_end - out_first
-    return Axis(out_first, rows, window.stride[0], window.dilation[0], window.kernel[0], window.pad_top, in_h).span()
+def input_axes(node: QConv | QWindow, src: QTensor, out: QTensor) -> tuple[Axis, Axis]:
+    """Return rows and columns of a node's output, with the window over its source that makes them."""
+    w = node.window
+    return (
+        Axis(0, out.height, w.stride[0], w.dilation[0], w.kernel[0], w.pad_top, src.height),
+        Axis(0, out.width, w.stride[1], w.dilation[1], w.kernel[1], w.pad_left, src.width),
+    )
+
+
+def input_span(axis: Axis, outputs: range) -> tuple[int, int]:
+    """Return first and end of the inputs that some of an axis' outputs read, (0, 0) for none."""
+    return replace(axis, first=outputs.start, count=len(outputs)).span()

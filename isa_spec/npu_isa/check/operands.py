@@ -7,12 +7,11 @@ import numpy as np
 from npu_isa.check.faults import Array, First
 from npu_isa.errors import ProgramError
 from npu_isa.isa.ops import MAX_GROUPS, Conv, Load, Memory, Op, Ops, Source, Vec
-from npu_isa.isa.tables import RAW
+from npu_isa.isa.tables import NO_DIAL, RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import Accesses
 from npu_isa.machine.window import axes
 
-NO_DIAL: int = RAW["boundary_registers"] - 1  # hard-wired to zero
 Legal = Mapping[int, tuple[int, ...]]
 Need = Callable[..., None]
 

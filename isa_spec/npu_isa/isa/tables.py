@@ -175,6 +175,7 @@ def read_specs(raw: dict[str, Any]) -> tuple[InstructionSpec, ...]:
 _FILE: dict[str, Any] = tomllib.loads(resources.files("npu_isa.isa").joinpath("isa.toml").read_text(encoding="utf-8"))
 RAW: dict[str, Any] = _bare(_FILE)
 TIMING: dict[str, int] = RAW["timing"]
+NO_DIAL: int = RAW["boundary_registers"] - 1  # the register that is hard-wired to 0
 ENGINES: tuple[str, ...] = tuple(RAW["engines"])
 WORD_BITS = 8 * int(RAW["word_bytes"])
 SPECS: tuple[InstructionSpec, ...] = read_specs(RAW)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from npu_isa.isa.ops import Memory
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.tables import NO_DIAL
 from npu_isa.machine.blocks import weight_block_words
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 WORD = 16
-NO_DIAL = 255
 CONSTANTS_BYTES = 1 << 18
 INPUT_BYTES = 3072
 SCRATCH_BYTES = 8192
