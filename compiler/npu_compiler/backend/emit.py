@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import assert_never
 
 from npu_isa.isa.ops import Instruction, Memory, Source
 from npu_isa.isa.tables import RAW
@@ -11,7 +12,7 @@ from npu_compiler.backend.constants import NodeConstants
 from npu_compiler.backend.memory import Pitch, conv_geom, group_order, words_per_pixel
 from npu_compiler.backend.plan import NodePlan, Plan, strip_pitch
 from npu_compiler.backend.tiles import input_rows
-from npu_compiler.qgraph.ir import QConv, QFold, QTensor, QWindow
+from npu_compiler.qgraph.ir import Clamp, Function, Leaky, QConv, QFold, QTensor, QWindow
 
 TABLE: int = RAW["table_entries_per_word"]
 NO_DIAL: int = RAW["boundary_registers"] - 1  # hard-wired to 0
@@ -395,7 +396,7 @@ class _NodeEmitter:
             values |= {"residual": 1, "res_row_pitch": res.row, "res_pixel_pitch": res.pixel}
             values["res_unsigned"] = int(not self.p.tensor(node.residual).signed)
         e = node.epilogue
-        values |= {"leaky": int(e.leaky), "clamp_low": e.low, "clamp_high": e.high}
+        values |= _function(e.function)
         self.put("vgeom", **values)
 
     def _conv_tile(self, node: QConv, tile: tuple[int, int, int, int], column: int, params: int) -> None:
@@ -451,3 +452,13 @@ def with_tokens(code: Code, instructions: tuple[Instruction, ...]) -> Code:
     """Return the code with its instructions replaced, one for one."""
     assert len(instructions) == len(code.instructions)
     return replace(code, instructions=list(instructions))
+
+
+def _function(f: Function) -> dict[str, int]:
+    """Return the operands of vgeom that say what an epilogue's function does."""
+    match f:
+        case Clamp():
+            return {"leaky": 0, "clamp_low": f.low, "clamp_high": f.high}
+        case Leaky():
+            return {"leaky": 1, "clamp_low": f.low, "clamp_high": f.high}
+    assert_never(f)
