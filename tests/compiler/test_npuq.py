@@ -138,7 +138,8 @@ def test_random_changes_of_the_manifest_are_refused_or_harmless(data):
         while isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
             place = place[key]
             key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        place[key] = data.draw(st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.text(max_size=3))
+        odd = st.sampled_from([[], {}, 0.5, 10**400])
+        place[key] = data.draw(st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.text(max_size=3) | odd)
 
     try:
         graph = npuq.from_bytes(changed(edit), "x")

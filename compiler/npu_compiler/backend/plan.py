@@ -134,15 +134,14 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
 
 
 def _computed(graph: QuantizedGraph) -> list[QConv | QWindow]:
-    return [n for n in graph.nodes if isinstance(n, QConv | QWindow)]
+    return list(graph.computed)
 
 
 def _root_users(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, list[tuple[QNode, QTensor]]]:
     """Return per root the nodes that read it, each with the tensor it reads."""
     users: dict[str, list[tuple[QNode, QTensor]]] = {v.root: [] for v in where.values()}
-    for node in graph.nodes:
-        if isinstance(node, QConv | QWindow):
-            users[where[node.src].root].append((node, graph.tensors[node.src]))
+    for node in graph.computed:
+        users[where[node.src].root].append((node, graph.tensors[node.src]))
     return users
 
 

@@ -1,13 +1,26 @@
 """ONNX QuantizeLinear and DequantizeLinear: symmetric quantization is kept, the rest refused."""
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes, constant, operator
-from npu_compiler.graph.ir import Act, Channels, Clip, Concat, Crop, Pool, TensorQuant, clips_negative, inputs
+from npu_compiler.graph.ir import (
+    Act,
+    Add,
+    Affine,
+    Channels,
+    Clip,
+    Concat,
+    Conv,
+    Crop,
+    Pool,
+    TensorQuant,
+    clips_negative,
+    inputs,
+)
 
 
 @operator("QuantizeLinear")
@@ -46,7 +59,9 @@ def _never_negative(imp: Importer, tensor: str) -> bool:
             return clips_negative(act)
         case Pool() | Concat() | Crop() | Channels():
             return all(_never_negative(imp, t) for t in inputs(made))
-    return False
+        case Conv() | Affine() | Add() | None:
+            return False
+    assert_never(made)
 
 
 @operator("DequantizeLinear")

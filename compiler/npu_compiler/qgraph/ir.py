@@ -251,6 +251,16 @@ Computed = QConv | QWindow  # nodes of arithmetic: they have an epilogue
 QNode = QFold | Computed | QConcat
 
 
+def _as_computed(node: QNode) -> Computed | None:
+    """Return a node if it is one of arithmetic, else None."""
+    match node:
+        case QConv() | QWindow():
+            return node
+        case QFold() | QConcat():
+            return None
+    assert_never(node)
+
+
 @dataclass(frozen=True, eq=False)
 class Preprocess:
     """From an image file or array to the input tensor's integers.
@@ -289,6 +299,11 @@ class QuantizedGraph:
     table: U8
     output_shape: tuple[int, ...]
     notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def computed(self) -> tuple[Computed, ...]:
+        """Nodes of arithmetic, in order."""
+        return tuple(c for n in self.nodes if (c := _as_computed(n)) is not None)
 
     @cached_property
     def lowerable(self) -> tuple[QConv, ...]:
