@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from npu_compiler.qgraph.ir import (
     GROUP,
+    Clamp,
     Epilogue,
+    Leaky,
     Lowering,
     Preprocess,
     QConcat,
@@ -17,6 +19,7 @@ from npu_compiler.qgraph.ir import (
     QTensor,
     QuantizedGraph,
     QWindow,
+    Residual,
     Window,
 )
 
@@ -116,8 +119,9 @@ class _Builder:
         self.tensors[name] = QTensor(name, height, width, len(channel_map), 1.0, signed, channel_map, **more)
         return self.tensors[name]
 
-    def epilogue(self, out: QTensor, spread: float, *, residual: bool, leaky: bool = False) -> Epilogue:
-        """Return multipliers that bring sums of this standard deviation into the output's range."""
+    def epilogue(self, out: QTensor, spread: float, residual: str | None) -> Epilogue:
+        """Return multipliers that bring sums of this standard deviation into the output's range; some are leaky."""
+        leaky = residual is None and self.flip(0.15)
         real = np.array(out.channel_map) >= 0
         target = 9000.0 if out.bits == 16 else 70.0
         shift = np.empty(out.channels, np.int32)
@@ -130,12 +134,13 @@ class _Builder:
         low, high = out.limits
         if self.flip(0.3) and out.bits == 8:
             low, high = self.number(low, 0), self.number(high // 2, high)
-        mult2 = None
-        if residual:
-            mult2 = np.minimum(32767, (2.0 ** np.minimum(shift, 15) * self.rng.uniform(0, 1)).astype(np.int64))
-        elif leaky:
-            mult2 = (mult * self.rng.uniform(0, 1, out.channels)).astype(np.int64)
-        return Epilogue(bias, mult, shift, low, high, None if mult2 is None else mult2.astype(np.int32), leaky)
+        if residual is not None:
+            added = np.minimum(32767, (2.0 ** np.minimum(shift, 15) * self.rng.uniform(0, 1)).astype(np.int64))
+            return Epilogue(bias, mult, shift, Clamp(low, high), Residual(residual, added.astype(np.int32)))
+        if leaky:
+            below = (mult * self.rng.uniform(0, 1, out.channels)).astype(np.int32)
+            return Epilogue(bias, mult, shift, Leaky(low, high, below))
+        return Epilogue(bias, mult, shift, Clamp(low, high))
 
     def weight(self, out: QTensor, kernel: tuple[int, int], src_map: tuple[int, ...]) -> np.ndarray:
         shape = (out.channels, *kernel, len(src_map))
@@ -160,13 +165,11 @@ class _Builder:
     ) -> None:
         weight = self.weight(out, window.kernel, src.channel_map)
         spread = float(np.sqrt((weight.astype(np.float64) ** 2).sum(axis=(1, 2, 3)).max()) * 70)
-        leaky = residual is None and self.flip(0.15)
-        e = self.epilogue(out, spread, residual=residual is not None, leaky=leaky)
+        e = self.epilogue(out, spread, residual)
         lowering = self.lowering(out, src.groups, e.bias, spread) if self.flip(dial) else None
         real_in, real_out = (sum(c >= 0 for c in t.channel_map) for t in (src, out))
         macs = out.height * out.width * window.kernel[0] * window.kernel[1] * real_in * real_out
-        node = QConv(self.name("conv"), out.name, (), src.name, weight, window, e, residual, lowering, macs)
-        self.put(node)
+        self.put(QConv(self.name("conv"), out.name, (), src.name, window, e, weight, lowering, macs))
 
     def add_window(
         self, src: QTensor, out: QTensor, kind: Any, window: Window, spread: float, residual: str | None = None
@@ -177,9 +180,8 @@ class _Builder:
             values = np.where(real, self.rng.integers(-127, 128, (out.channels, *window.kernel)), 0)
             weight = values.astype(np.int8)
             macs = out.height * out.width * int(np.count_nonzero(real)) * window.kernel[0] * window.kernel[1]
-        leaky = residual is None and self.flip(0.15)
-        e = self.epilogue(out, spread, residual=residual is not None, leaky=leaky)
-        self.put(QWindow(self.name(kind), out.name, (), src.name, kind, window, e, residual, weight, macs))
+        e = self.epilogue(out, spread, residual)
+        self.put(QWindow(self.name(kind), out.name, (), src.name, window, e, kind, weight, macs))
 
     def name(self, prefix: str) -> str:
         return f"{prefix}_{len(self.nodes)}"
@@ -290,8 +292,8 @@ class _Builder:
             if i >= 0:
                 weight[channel, 0, 0, i] = 1
         mult, shift = (np.full(out.channels, v, np.int32) for v in IDENTITY)
-        e = Epilogue(np.zeros(out.channels, np.int32), mult, shift, *out.limits)
-        self.put(QConv(self.name("copy"), out.name, (), src.name, weight, Window(), e, None, None, 0))
+        e = Epilogue(np.zeros(out.channels, np.int32), mult, shift, Clamp(*out.limits))
+        self.put(QConv(self.name("copy"), out.name, (), src.name, Window(), e, weight, None, 0))
 
     # -- the end
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from npu_compiler.qgraph import fast_eval, golden
 from npu_compiler.qgraph.fast_eval import Evaluator, Mode, lowered_bytes, mode_at
+from npu_compiler.qgraph.ir import Clamp, Epilogue
 from npu_isa.errors import DataError
 
 from tests.qgraphs import random_images, random_qgraph, with_dynamic_positions
@@ -100,17 +101,12 @@ def test_walk_gives_the_mean_of_the_accumulators():
         mode = mode_at(node, at.get(node.name, 0))
         identity = replace(
             node,
-            epilogue=replace(
-                node.epilogue,
+            epilogue=Epilogue(
                 bias=np.zeros_like(node.epilogue.bias),
                 mult=np.ones_like(node.epilogue.mult),
                 shift=np.ones_like(node.epilogue.shift),
-                mult2=None,
-                leaky=False,
-                low=-32768,
-                high=32767,
+                function=Clamp(-32768, 32767),
             ),
-            residual=None,
             lowering=node.lowering and replace(node.lowering, bias_rows=np.zeros_like(node.lowering.bias_rows)),
         )
         wide = replace(

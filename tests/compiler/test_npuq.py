@@ -1,7 +1,9 @@
 """The .npuq file: whole round trip, equal bytes, and every damage refused with a message."""
 
 import json
+from collections import Counter
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from npu_compiler.qgraph import golden, npuq
 from npu_compiler.qgraph.dump import dump
-from npu_compiler.qgraph.ir import QConv
+from npu_compiler.qgraph.ir import Function, Leaky, QConv, QNode, QWindow, Residual
 from npu_compiler.qgraph.verify import verify_quantized
 from npu_isa.errors import ContainerError
 from npu_isa.file.container import HEAD, seal, unseal
@@ -42,7 +44,21 @@ def changed(edit):
 
 
 def conv_at(manifest):
-    return next(i for i, n in enumerate(manifest["nodes"]) if n["node"] == "conv" and n["lowering"])
+    return next(i for i, n in enumerate(manifest["nodes"]) if n["type"] == "QConv" and n["lowering"])
+
+
+def with_a(part):
+    """Return the number of a node whose epilogue has a residual, or a function of some type."""
+    for number, node in enumerate(GRAPH.nodes):
+        if isinstance(node, QConv | QWindow):
+            e = node.epilogue
+            if part == type(e.function).__name__ or (part == "Residual" and e.residual is not None):
+                return number
+    raise AssertionError(f"no node with a {part}")
+
+
+def epilogue(manifest, part):
+    return manifest["nodes"][with_a(part)]["epilogue"]
 
 
 EDITS = {
@@ -50,7 +66,36 @@ EDITS = {
     "unknown field": (lambda m, a: m.update(extra=1), "the manifest must be an object of"),
     "wrong type": (lambda m, a: m.update(name=3), "name must be a text"),
     "bool for int": (lambda m, a: m["output_shape"].__setitem__(0, True), "output_shape.0 must be a whole number"),
-    "unknown node": (lambda m, a: m["nodes"][0].update(node="magic"), "nodes.0 must be a node of kind"),
+    "unknown node": (
+        lambda m, a: m["nodes"][0].update(type="magic"),
+        "nodes.0 must be an object of type QFold or QConv or QWindow or QConcat",
+    ),
+    "a list for a type": (lambda m, a: m["nodes"][0].update(type=[]), "nodes.0 must be an object of type"),
+    "another record": (lambda m, a: m["nodes"][0].update(type="Window"), "nodes.0 must be an object of type"),
+    "type of another node": (
+        lambda m, a: m["nodes"][0].update(type="QConv"),
+        "nodes.0 must be an object of type, name",
+    ),
+    "unknown function": (
+        lambda m, a: epilogue(m, "Clamp")["function"].update(type="Table"),
+        "epilogue.function must be an object of type Clamp or Leaky",
+    ),
+    "leaky without a multiplier": (
+        lambda m, a: epilogue(m, "Clamp")["function"].update(type="Leaky"),
+        "epilogue.function must be an object of type, low, high, mult",
+    ),
+    "leaky multiplier": (lambda m, a: a[f"nodes.{with_a('Leaky')}.epilogue.function.mult"].fill(-1), "leaky mult outs"),
+    "residual multiplier": (
+        lambda m, a: a[f"nodes.{with_a('Residual')}.epilogue.residual.mult"].fill(-1),
+        "the residual's mult outside",
+    ),
+    "residual of nothing": (lambda m, a: epilogue(m, "Residual")["residual"].update(tensor="nope"), "reads 'nope'"),
+    "no function": (
+        lambda m, a: epilogue(m, "Clamp").update(function=None),
+        "epilogue.function must be an object of type",
+    ),
+    "a list for an array": (lambda m, a: m["table"].update(array=[]), "table must be an array of the file"),
+    "infinite": (lambda m, a: m["preprocess"].update(pixel_scale=10**400), "pixel_scale must be a finite number"),
     "array gone": (lambda m, a: a.pop("table"), "table must be an array of the file"),
     "array too much": (lambda m, a: a.update(more=np.zeros(1)), "arrays that nothing names: more"),
     "table shape": (lambda m, a: a.update(table=a["table"][:, :255]), "shape of the pixel table"),
@@ -63,7 +108,7 @@ EDITS = {
     "stride": (lambda m, a: m["nodes"][conv_at(m)]["window"].update(stride=[0, 1]), "window"),
     "shift": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.shift"].fill(48), "shift outside 1..47"),
     "mult": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.mult"].fill(-1), "mult outside"),
-    "clamp": (lambda m, a: m["nodes"][conv_at(m)]["epilogue"].update(low=5), "clamp 5.."),
+    "clamp": (lambda m, a: m["nodes"][conv_at(m)]["epilogue"]["function"].update(low=5), "clamp 5.."),
     "overflow": (lambda m, a: a[f"nodes.{conv_at(m)}.lowering.bias_rows"].fill((1 << 31) - 1), "a sum may reach"),
     "std": (lambda m, a: m["preprocess"].update(std=[0.0] * len(m["preprocess"]["std"])), "preprocessing numbers"),
 }
@@ -93,7 +138,8 @@ def test_random_changes_of_the_manifest_are_refused_or_harmless(data):
         while isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
             place = place[key]
             key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        place[key] = data.draw(st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.text(max_size=3))
+        odd = st.sampled_from([[], {}, 0.5, 10**400])
+        place[key] = data.draw(st.none() | st.booleans() | st.integers(-(1 << 40), 1 << 40) | st.text(max_size=3) | odd)
 
     try:
         graph = npuq.from_bytes(changed(edit), "x")
@@ -126,6 +172,36 @@ def test_missing_and_foreign_files(tmp_path):
 def test_rules_hold_for_what_the_compiler_makes():
     for seed in range(100):
         verify_quantized(random_qgraph(np.random.default_rng(seed)), "random")
+
+
+def test_a_residual_and_a_leaky_function_are_not_for_one_node():
+    number = with_a("Residual")
+    node = GRAPH.nodes[number]
+    low, high, mult = node.epilogue.function.low, node.epilogue.function.high, node.epilogue.mult
+    both = replace(node, epilogue=replace(node.epilogue, function=Leaky(low, high, mult)))
+    nodes = (*GRAPH.nodes[:number], both, *GRAPH.nodes[number + 1 :])
+    with pytest.raises(ContainerError, match="a residual with a leaky function"):
+        verify_quantized(replace(GRAPH, nodes=nodes), "x")
+
+
+def test_every_member_of_the_unions_makes_the_round_trip():
+    """The parts of a graph by type, before and after, over graphs that have all of them."""
+
+    def parts(graph):
+        found = Counter(type(n) for n in graph.nodes)
+        computed = [n.epilogue for n in graph.nodes if isinstance(n, QConv | QWindow)]
+        return found + Counter(type(part) for e in computed for part in (e.function, e.residual))
+
+    graphs = [random_qgraph(np.random.default_rng(seed)) for seed in range(12)]
+    seen = [parts(g) for g in graphs]
+    assert seen == [parts(npuq.from_bytes(npuq.to_bytes(g), "x")) for g in graphs]
+    assert set(sum(seen, Counter())) == {*get_args(QNode), *get_args(Function), Residual, type(None)}
+
+
+def test_a_file_of_the_version_before_is_refused():
+    arrays, manifest = unseal(npuq.to_bytes(GRAPH), npuq.MAGIC, npuq.VERSION, "x")
+    with pytest.raises(ContainerError, match="version 1"):
+        npuq.from_bytes(seal(npuq.MAGIC, 1, arrays, manifest), "x")
 
 
 def test_two_owners_of_a_tensor_are_refused():

@@ -5,7 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from npu_compiler.graph.float_eval import evaluate
-from npu_compiler.graph.ir import Act, Activation, Add, Affine, Concat, Conv, Crop, Graph, Pool, TensorQuant, walk_back
+from npu_compiler.graph.ir import (
+    Act,
+    Add,
+    Affine,
+    Clip,
+    Concat,
+    Conv,
+    Crop,
+    Graph,
+    LeakyRelu,
+    Pool,
+    TensorQuant,
+    walk_back,
+)
 from npu_compiler.graph.passes import PASSES, optimize
 from npu_compiler.graph.passes.fold_activation import fold_activation
 from npu_compiler.graph.passes.fold_batchnorm import fold_batchnorm
@@ -19,8 +32,8 @@ from npu_compiler.qgraph.dump import dump
 from npu_compiler.qgraph.ir import Preprocess
 
 RNG = np.random.default_rng(0)
-RELU, RELU6 = Activation("clip", low=0.0), Activation("clip", low=0.0, high=6.0)
-LEAKY = Activation("leaky", alpha=0.1)
+RELU, RELU6 = Clip(low=0.0), Clip(low=0.0, high=6.0)
+LEAKY = LeakyRelu(0.1)
 SHAPE = (3, 6, 6)
 
 
@@ -99,8 +112,8 @@ CASES = {
             affine("b", "leaky_after_clip"),
             act("leaky", "b", LEAKY),
             add("c", "leaky", "leaky_after_clip"),
-            act("clip", "c", Activation("clip", low=-1.0, high=1.0)),
-            act("apart", "clip", Activation("clip", low=2.0, high=3.0)),
+            act("clip", "c", Clip(low=-1.0, high=1.0)),
+            act("apart", "clip", Clip(low=2.0, high=3.0)),
             Pool("pool", "pool", (), "apart", "max", (2, 2)),
             act("after_pool", "pool", RELU),
         ),

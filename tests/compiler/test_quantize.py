@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from npu_compiler.frontend.reader import read_onnx
 from npu_compiler.graph.float_eval import evaluate
-from npu_compiler.graph.ir import Activation, Affine, Conv, Graph
+from npu_compiler.graph.ir import Affine, Clip, Conv, Graph, Identity, LeakyRelu
 from npu_compiler.graph.passes import optimize
 from npu_compiler.lowering.order import order_groups
 from npu_compiler.options import QuantizeOptions
@@ -238,7 +238,7 @@ def graph_of(act):
 
 def test_clamp_without_zero_is_refused():
     with pytest.raises(UnsupportedError) as caught:
-        quantize(graph_of(Activation("clip", low=1.0, high=2.0)), images(2), PIXELS, PLAIN)
+        quantize(graph_of(Clip(low=1.0, high=2.0)), images(2), PIXELS, PLAIN)
     assert str(caught.value) == (
         "node conv: an activation clamps to 1..2; the range must contain 0\n"
         "  hint: unused channels of a group must stay zero: shift the bias into the next layer"
@@ -247,7 +247,7 @@ def test_clamp_without_zero_is_refused():
 
 def test_negative_slope_is_refused():
     with pytest.raises(UnsupportedError) as caught:
-        quantize(graph_of(Activation("leaky", alpha=-0.5)), images(2), PIXELS, PLAIN)
+        quantize(graph_of(LeakyRelu(-0.5)), images(2), PIXELS, PLAIN)
     assert str(caught.value) == "node conv: LeakyReLU with a negative slope -0.5"
 
 
@@ -262,7 +262,7 @@ def test_negative_slope_is_refused():
 )
 def test_options_out_of_range_are_refused(change, text):
     with pytest.raises(DataError) as caught:
-        quantize(graph_of(Activation()), images(2), PIXELS, replace(PLAIN, **change))
+        quantize(graph_of(Identity()), images(2), PIXELS, replace(PLAIN, **change))
     assert str(caught.value) == text
 
 

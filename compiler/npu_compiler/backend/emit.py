@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count, cycle
+from typing import assert_never
 
 from npu_isa.isa.ops import Memory, Source
 from npu_isa.isa.program import Instruction
@@ -15,7 +16,7 @@ from npu_compiler.backend.plan import NodePlan, Plan, operands
 from npu_compiler.backend.strips import Strip
 from npu_compiler.backend.tiles import input_axes, input_span
 from npu_compiler.backend.transfers import Operand, first_word, fold, move, operand
-from npu_compiler.qgraph.ir import QConv, QTensor, QWindow
+from npu_compiler.qgraph.ir import Clamp, Function, Leaky, QConv, QTensor, QWindow
 
 TABLE: int = RAW["table_entries_per_word"]
 DEFAULTS: dict[str, dict[str, int | tuple[int, ...]]] = {
@@ -313,7 +314,17 @@ def _vector_geometry(ctx: Context, n: NodePlan) -> dict[str, int]:
         res = n.pitches["residual"]
         values |= {"residual": 1, "res_row_pitch": res.row, "res_pixel_pitch": res.pixel}
         values["res_unsigned"] = int(not ctx.tensor(node.residual).signed)
-    return values | {"leaky": int(e.leaky), "clamp_low": e.low, "clamp_high": e.high}
+    return values | _function(e.function)
+
+
+def _function(f: Function) -> dict[str, int]:
+    """Return the operands of vgeom that say what an epilogue's function does."""
+    match f:
+        case Clamp():
+            return {"leaky": 0, "clamp_low": f.low, "clamp_high": f.high}
+        case Leaky():
+            return {"leaky": 1, "clamp_low": f.low, "clamp_high": f.high}
+    assert_never(f)
 
 
 def _put_conv(ctx: Context, n: NodePlan, node: QConv, tile: Tile, half: int) -> None:

@@ -106,10 +106,9 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     pitches |= {f: choose_pitch(graph.tensors[f], users.get(f, []), machine) for f in folds}
     index = {n.name: i for i, n in enumerate(graph.nodes)}
     planner = _Planner(graph, machine, where, pitches, folds, index, _lifetimes(graph, where))
-    computed = [n for n in graph.nodes if isinstance(n, QConv | QWindow)]
     spilled, packed = {where[graph.output].root}, set[str]()
     while True:
-        plans = [planner.node(n, spilled) for n in computed]
+        plans = [planner.node(n, spilled) for n in graph.computed]
         buffers = _buffers(planner, plans, spilled, packed)
         placed = place(buffers, machine)
         if isinstance(placed, dict):
@@ -128,9 +127,8 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
 def _root_users(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, list[tuple[QNode, QTensor]]]:
     """Return per root the nodes that read it, each with the tensor it reads."""
     users: dict[str, list[tuple[QNode, QTensor]]] = {v.root: [] for v in where.values()}
-    for node in graph.nodes:
-        if isinstance(node, QConv | QWindow):
-            users[where[node.src].root].append((node, graph.tensors[node.src]))
+    for node in graph.computed:
+        users[where[node.src].root].append((node, graph.tensors[node.src]))
     return users
 
 

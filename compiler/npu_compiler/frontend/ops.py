@@ -21,7 +21,7 @@ from npu_compiler.frontend.importer import (
     weights_of,
     window,
 )
-from npu_compiler.graph.ir import Act, Activation, Add, Affine, Concat, Conv, Pool
+from npu_compiler.graph.ir import Act, Activation, Add, Affine, Clip, Concat, Conv, LeakyRelu, Pool
 
 
 @operator("Conv")
@@ -129,7 +129,7 @@ def _activation(imp: Importer, node: onnx.NodeProto, act: Activation) -> None:
 
 @operator("Relu")
 def _relu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    _activation(imp, node, Activation("clip", low=0.0))
+    _activation(imp, node, Clip(low=0.0))
 
 
 @operator("Clip")
@@ -138,7 +138,7 @@ def _clip(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     limits = (-np.inf if low is None else float(low.reshape(())), np.inf if high is None else float(high.reshape(())))
     if not limits[0] <= 0 <= limits[1]:
         raise Refused(f"limits {limits[0]}..{limits[1]} exclude 0, the value of padding")
-    _activation(imp, node, Activation("clip", *limits))
+    _activation(imp, node, Clip(*limits))
 
 
 @operator("LeakyRelu")
@@ -158,7 +158,7 @@ def _prelu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
 def _leak(imp: Importer, node: onnx.NodeProto, alpha: float) -> None:
     if not 0 <= alpha <= 1:
         raise Refused(f"slope {alpha} is outside 0..1")
-    _activation(imp, node, Activation("leaky", alpha=alpha))
+    _activation(imp, node, LeakyRelu(alpha))
 
 
 @operator("Add", "Sub", "Mul", "Div")

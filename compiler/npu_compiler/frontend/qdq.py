@@ -1,13 +1,26 @@
 """ONNX QuantizeLinear and DequantizeLinear: symmetric quantization is kept, the rest refused."""
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes, constant, operator
-from npu_compiler.graph.ir import Act, Activation, Channels, Concat, Crop, Pool, TensorQuant, inputs
+from npu_compiler.graph.ir import (
+    Act,
+    Add,
+    Affine,
+    Channels,
+    Clip,
+    Concat,
+    Conv,
+    Crop,
+    Pool,
+    TensorQuant,
+    clips_negative,
+    inputs,
+)
 
 
 @operator("QuantizeLinear")
@@ -35,7 +48,7 @@ def _keep_clamp(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
     if offset != kind.min or scale.size != 1 or _never_negative(imp, value.tensor):
         imp.same(node, node.input[0])
         return
-    act = Activation("clip", low=0.0, high=float(scale.reshape(-1)[0]) * (kind.max - offset))
+    act = Clip(low=0.0, high=float(scale.reshape(-1)[0]) * (kind.max - offset))
     imp.emit(Act(*imp.identity(node), value.tensor, act), imp.shapes[value.tensor], flat=value.flat)
 
 
@@ -43,10 +56,12 @@ def _never_negative(imp: Importer, tensor: str) -> bool:
     made = next((n for n in imp.nodes if n.out == tensor), None)
     match made:
         case Act(act=act):
-            return act.kind == "clip" and act.low >= 0
+            return clips_negative(act)
         case Pool() | Concat() | Crop() | Channels():
             return all(_never_negative(imp, t) for t in inputs(made))
-    return False
+        case Conv() | Affine() | Add() | None:
+            return False
+    assert_never(made)
 
 
 @operator("DequantizeLinear")

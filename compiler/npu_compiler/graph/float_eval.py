@@ -1,13 +1,29 @@
 """The float graph's meaning: a plain NumPy evaluator, for calibration and as a reference in tests."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from npu_compiler.graph.ir import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
+from npu_compiler.graph.ir import (
+    Act,
+    Activation,
+    Add,
+    Affine,
+    Channels,
+    Clip,
+    Concat,
+    Conv,
+    Crop,
+    Graph,
+    Identity,
+    LeakyRelu,
+    Node,
+    Pool,
+    inputs,
+)
 
 F = NDArray[Any]
 
@@ -80,17 +96,19 @@ def _node(graph: Graph, node: Node, values: dict[str, F], each: Map) -> F:
             chosen = x[:, [max(s, 0) for s in node.source]].copy()
             chosen[:, [i for i, s in enumerate(node.source) if s < 0]] = 0
             return chosen
-    raise TypeError(type(node).__name__)
+    assert_never(node)
 
 
 def activate(x: F, act: Activation) -> F:
     """Apply an activation."""
-    match act.kind:
-        case "clip":
+    match act:
+        case Identity():
+            return x
+        case Clip():
             return np.clip(x, np.float32(act.low), np.float32(act.high))
-        case "leaky":
+        case LeakyRelu():
             return np.where(x < 0, x * np.float32(act.alpha), x)
-    return x
+    assert_never(act)
 
 
 def _pad(x: F, pads: tuple[int, int, int, int], value: float) -> F:

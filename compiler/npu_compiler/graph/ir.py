@@ -2,11 +2,14 @@
 
 Nodes are frozen; tensors are NCHW with the batch axis left out, so a shape is (channels, height, width). A matrix
 product is a convolution; flattening has no node (a Gemm after it is a convolution with the whole image as kernel).
+
+`Node` and `Activation` are closed unions, and whoever tells their members apart ends in `assert_never`: mypy then lists
+every place that a new member must touch.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +19,26 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Activation:
-    """What follows a sum: y = min(max(x, low), high), or alpha * x below zero when kind is "leaky"."""
+class Identity:
+    """y = x."""
 
-    kind: Literal["none", "clip", "leaky"] = "none"
+
+@dataclass(frozen=True)
+class Clip:
+    """y = min(max(x, low), high): Relu has low 0."""
+
     low: float = -np.inf
     high: float = np.inf
-    alpha: float = 0.0
+
+
+@dataclass(frozen=True)
+class LeakyRelu:
+    """y = x, or alpha * x where x is below zero."""
+
+    alpha: float
+
+
+Activation = Identity | Clip | LeakyRelu  # what follows a sum
 
 
 @dataclass(frozen=True)
@@ -40,8 +56,8 @@ class TensorQuant:
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
-    """A node: unique name, its output tensor, and the ONNX nodes that it stands for."""
+class _Base:
+    """What every node has: a unique name, its output tensor, and the ONNX nodes that it stands for."""
 
     name: str
     out: str
@@ -49,7 +65,7 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(Node):
+class Conv(_Base):
     """ONNX Conv, Gemm, MatMul: weight (out, in / groups, kh, kw), bias (out,), pads (top, left, bottom, right).
 
     weight_scale, shape (out,), and the weights as exact multiples of it, come from a QDQ model; else None.
@@ -63,23 +79,23 @@ class Conv(Node):
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    act: Activation = Activation()
+    act: Activation = Identity()
     weight_scale: F32 | None = None
     residual: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(Node):
+class Affine(_Base):
     """Per-channel y = act(scale * x + shift): a BatchNormalization that no convolution could take."""
 
     src: str
     scale: F32
     shift: F32
-    act: Activation = Activation()
+    act: Activation = Identity()
 
 
 @dataclass(frozen=True, eq=False)
-class Act(Node):
+class Act(_Base):
     """An activation that nothing before it could take."""
 
     src: str
@@ -87,16 +103,16 @@ class Act(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Add(Node):
+class Add(_Base):
     """Element-wise sum of two tensors of equal shape."""
 
     a: str
     b: str
-    act: Activation = Activation()
+    act: Activation = Identity()
 
 
 @dataclass(frozen=True, eq=False)
-class Pool(Node):
+class Pool(_Base):
     """Max or average pooling; a global one has the whole image as kernel. An average divides by kh * kw always."""
 
     src: str
@@ -108,14 +124,14 @@ class Pool(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Concat(Node):
+class Concat(_Base):
     """Concatenation of channels."""
 
     srcs: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Crop(Node):
+class Crop(_Base):
     """Strided slice and zero padding of space: out[y, x] = in[y * stride - pad_top, x * stride - pad_left] or 0."""
 
     src: str
@@ -124,11 +140,14 @@ class Crop(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Channels(Node):
+class Channels(_Base):
     """Choice of channels: out channel i is in channel source[i], or zero where source[i] is -1."""
 
     src: str
     source: tuple[int, ...]
+
+
+Node = Conv | Affine | Act | Add | Pool | Concat | Crop | Channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,17 +193,15 @@ class Graph:
 def inputs(node: Node) -> tuple[str, ...]:
     """Return the tensors that a node reads."""
     match node:
-        case Conv(src=src, residual=None) | Affine(src=src) | Act(src=src) | Pool(src=src):
-            return (src,)
-        case Crop(src=src) | Channels(src=src):
-            return (src,)
-        case Conv(src=src, residual=str(residual)):
-            return (src, residual)
-        case Add(a=a, b=b):
-            return (a, b)
-        case Concat(srcs=srcs):
-            return srcs
-    raise TypeError(type(node).__name__)
+        case Conv():
+            return (node.src,) if node.residual is None else (node.src, node.residual)
+        case Affine() | Act() | Pool() | Crop() | Channels():
+            return (node.src,)
+        case Add():
+            return (node.a, node.b)
+        case Concat():
+            return node.srcs
+    assert_never(node)
 
 
 def walk_back(graph: Graph, tensor: str) -> Iterator[Node]:
@@ -194,3 +211,23 @@ def walk_back(graph: Graph, tensor: str) -> Iterator[Node]:
         node = made[tensor]
         yield node
         tensor = inputs(node)[0]
+
+
+def clips_negative(act: Activation) -> bool:
+    """Whether no value below zero comes out of an activation."""
+    match act:
+        case Clip():
+            return act.low >= 0
+        case Identity() | LeakyRelu():
+            return False
+    assert_never(act)
+
+
+def follows_residual(act: Activation) -> bool:
+    """Whether one node can add a residual before an activation: the machine has one second multiplier for either."""
+    match act:
+        case Identity() | Clip():
+            return True
+        case LeakyRelu():
+            return False
+    assert_never(act)

@@ -6,12 +6,26 @@ with several consumers it follows the mean place, weighted by their multiply-acc
 """
 
 from dataclasses import replace
+from typing import assert_never
 
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_compiler.qgraph.ir import GROUP, Epilogue, QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
+from npu_compiler.qgraph.ir import (
+    GROUP,
+    Clamp,
+    Epilogue,
+    Function,
+    Leaky,
+    QConcat,
+    QConv,
+    QFold,
+    QNode,
+    QTensor,
+    QuantizedGraph,
+    QWindow,
+)
 
 Order = NDArray[np.int64]
 
@@ -36,10 +50,13 @@ def _class_orders(graph: QuantizedGraph) -> dict[str, Order]:
         match node:
             case QWindow():
                 nx.add_path(ties, [node.out, *node.inputs])
-            case QConv(residual=str(residual)):
-                ties.add_edge(node.out, residual)
+            case QConv():
+                if node.residual is not None:
+                    ties.add_edge(node.out, node.residual)
             case QConcat() | QFold():
                 pinned |= {node.out, *node.inputs}
+            case _:
+                assert_never(node)
     orders: dict[str, Order] = {}
     for members in nx.connected_components(ties):
         groups = graph.tensors[min(members)].groups
@@ -66,20 +83,33 @@ def _tensor(tensor: QTensor, order: Order | None) -> QTensor:
 
 
 def _epilogue(e: Epilogue, at: Order) -> Epilogue:
-    mult2 = None if e.mult2 is None else e.mult2[at]
-    return replace(e, bias=e.bias[at], mult=e.mult[at], shift=e.shift[at], mult2=mult2)
+    residual = None if e.residual is None else replace(e.residual, mult=e.residual.mult[at])
+    return Epilogue(e.bias[at], e.mult[at], e.shift[at], _function(e.function, at), residual)
+
+
+def _function(f: Function, at: Order) -> Function:
+    match f:
+        case Clamp():
+            return f
+        case Leaky():
+            return replace(f, mult=f.mult[at])
+    assert_never(f)
 
 
 def _node(graph: QuantizedGraph, node: QNode, orders: dict[str, Order]) -> QNode:
     made = orders.get(node.out)
     match node:
-        case QWindow() if made is not None:
+        case QWindow():
+            if made is None:
+                return node
             at = _channels(made)
             weight = None if node.weight is None else node.weight[at]
             return replace(node, epilogue=_epilogue(node.epilogue, at), weight=weight)
         case QConv():
             return _inputs_moved(_outputs_moved(node, made), orders.get(node.src))
-    return node
+        case QConcat() | QFold():
+            return node
+    assert_never(node)
 
 
 def _outputs_moved(node: QConv, order: Order | None) -> QConv:

@@ -131,15 +131,13 @@ def positions(
     factor = node.epilogue.mult * 2.0 ** -node.epilogue.shift.astype(np.float64)
     by_range = _range_positions(node, src, counts)
     square = share @ x**2
-    energy = ((factor[:, None, None] * w) ** 2).sum(axis=(0, 1))
     tried = dynamic or tuple(Moments(share @ lx, share @ lx**2, share @ (lx * x)) for lx in lowered)
     if options.uniform != "none":
         act_shift = np.full(src.groups, MAX_SHIFT_LOWER)
     elif options.positions == "range":
         act_shift = np.zeros(src.groups, np.int64) if dynamic else by_range.act_shift
     else:
-        off = np.stack([(square - 2 * m.product + m.square) * energy for m in tried])
-        act_shift = off.reshape(len(tried), -1, GROUP).sum(axis=2).argmin(axis=0)
+        act_shift = _act_positions(w, factor, square, tried)
     moments = _chosen(tried, np.repeat(act_shift, GROUP))
     if options.uniform != "none":
         wgt_shift = np.full((src.groups, len(w)), MAX_SHIFT_LOWER)
@@ -154,18 +152,30 @@ def positions(
     repaired = options.bias_correction != "none"
     if repaired:
         squared -= (share @ x * w - moments.lowered * lw) ** 2
-    outputs = max(int(node.weight.any(axis=(1, 2, 3)).sum()), 1)
     return Positions(
         act_shift,
         wgt_shift,
         correction(node, wgt_shift, share @ x, moments.lowered) * (1.0 if repaired else 0.0),
         share @ x,
         moments.lowered,
-        (_by_group(squared) * factor[:, None] ** 2).sum(axis=0) / outputs,
-        (_by_group(by_range.error(w)) * factor[:, None] ** 2).sum(axis=0) / outputs,
-        (_by_group(cut) * factor[:, None] ** 2).sum(axis=0) / outputs,
+        _output_error(node, factor, squared),
+        _output_error(node, factor, by_range.error(w)),
+        _output_error(node, factor, cut),
         _length(by_range.largest.reshape(-1, GROUP).max(axis=1)),
     )
+
+
+def _act_positions(w: F64, factor: F64, square: F64, tried: tuple[Moments, ...]) -> NDArray[np.int64]:
+    """Return the number of each group among the positions tried that errs least, shape (groups,)."""
+    energy = ((factor[:, None, None] * w) ** 2).sum(axis=(0, 1))
+    off = np.stack([(square - 2 * m.product + m.square) * energy for m in tried])
+    return np.asarray(off.reshape(len(tried), -1, GROUP).sum(axis=2).argmin(axis=0))
+
+
+def _output_error(node: QConv, factor: F64, squared: F64) -> F64:
+    """Return the error of each group in squared output steps, from that of each weight in the accumulator's."""
+    outputs = max(int(node.weight.any(axis=(1, 2, 3)).sum()), 1)
+    return np.asarray((_by_group(squared) * factor[:, None] ** 2).sum(axis=0) / outputs)
 
 
 def correction(node: QConv, wgt_shift: NDArray[np.int64], mean: F64, lowered_mean: F64) -> F64:

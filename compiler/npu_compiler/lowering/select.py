@@ -11,6 +11,7 @@ layers after it make of it.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,8 @@ def select(
         case "evolutionary":
             units = study.with_sensitivity(units)
             place = priorities(units, _search(study, units, state or State(study.options.seed), observe))
+        case _:
+            assert_never(study.options.selection)
     return _orders(study, units, place)
 
 

@@ -1,8 +1,24 @@
 """The quantized graph as text, a line a node."""
 
+from typing import assert_never
+
 import numpy as np
 
-from npu_compiler.qgraph.ir import Epilogue, QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow, Window
+from npu_compiler.qgraph.ir import (
+    Clamp,
+    Computed,
+    Epilogue,
+    Function,
+    Leaky,
+    QConcat,
+    QConv,
+    QFold,
+    QNode,
+    QTensor,
+    QuantizedGraph,
+    QWindow,
+    Window,
+)
 
 
 def dump(graph: QuantizedGraph) -> str:
@@ -31,10 +47,10 @@ def _node(node: QNode) -> str:
         case QWindow():
             parts = [node.src, *_residual(node)]
             return f"{node.kind}({', '.join(parts)}{_window(node.window)}) {_epilogue(node.epilogue)}"
-    raise TypeError(type(node).__name__)
+    assert_never(node)
 
 
-def _residual(node: QConv | QWindow) -> list[str]:
+def _residual(node: Computed) -> list[str]:
     return [] if node.residual is None else [f"+ {node.residual}"]
 
 
@@ -51,8 +67,16 @@ def _window(w: Window) -> str:
 
 def _epilogue(e: Epilogue) -> str:
     factor = e.mult * 2.0 ** -e.shift.astype(np.float64)
-    text = f"x {factor.max():.4g} clamp {e.low}..{e.high}"
-    return f"{text} leaky" if e.leaky else text
+    return f"x {factor.max():.4g} {_function(e.function)}"
+
+
+def _function(f: Function) -> str:
+    match f:
+        case Clamp():
+            return f"clamp {f.low}..{f.high}"
+        case Leaky():
+            return f"clamp {f.low}..{f.high} leaky"
+    assert_never(f)
 
 
 def _lowering(node: QConv) -> str:

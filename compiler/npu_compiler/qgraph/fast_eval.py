@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
@@ -22,8 +22,12 @@ from npu_compiler.qgraph.ir import (
     I8,
     I32,
     U8,
+    Clamp,
+    Computed,
     Epilogue,
     Extraction,
+    Function,
+    Leaky,
     QConcat,
     QConv,
     QFold,
@@ -37,6 +41,7 @@ from npu_compiler.threads import THREADS, threads
 BLOCK_BYTES = 1 << 20  # of a gathered matrix: what is between the kernels stays in a core's cache
 CHUNK_BYTES = 32 << 20  # of all tensors of the images that run at once on a thread
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
+KINDS = {"mac": kernels.MAC, "max": kernels.MAX, "sum": kernels.SUM}
 Array = NDArray[Any]
 
 # lowered byte of each byte at each position: TABLE[signed][s, byte]
@@ -237,7 +242,7 @@ class Evaluator:
                 y = np.empty(shape, np.int16 if out.bits == 16 else np.uint8)
                 self._reduce(node, values, y)
                 return y
-        raise TypeError(type(node).__name__)
+        assert_never(node)
 
     def _conv(self, node: QConv, values: Mapping[str, Array], mode: Mode | None, matrix: Array, y: Array) -> None:
         x, src = values[node.src], self.graph.tensors[node.src]
@@ -276,24 +281,23 @@ class Evaluator:
         return np.ascontiguousarray(matrix, np.float32 if fits else np.float64)
 
     def _reduce(self, node: QWindow, values: Mapping[str, Array], y: Array) -> None:
-        kind = ("mac", "max", "sum").index(node.kind)
         weight = np.zeros((1, 1, y.shape[3]), np.int32)
         if node.weight is not None:
             weight = np.ascontiguousarray(node.weight.transpose(1, 2, 0), np.int32)
         signed = int(self.graph.tensors[node.src].signed)
         acc = np.empty(y.shape, np.int32)
-        kernels.reduce(values[node.src], signed, kind, _window(node.window), weight, acc)
+        kernels.reduce(values[node.src], signed, KINDS[node.kind], _window(node.window), weight, acc)
         rows = y.shape[0] * y.shape[1] * y.shape[2]
         epilogue, residual = _epilogue(node.epilogue, node.epilogue.bias), self._residual(node, values)
         kernels.finish(acc.reshape(rows, -1), *epilogue, residual, self._sign(node), y.reshape(rows, -1))
 
-    def _residual(self, node: QConv | QWindow, values: Mapping[str, Array]) -> Array:
+    def _residual(self, node: Computed, values: Mapping[str, Array]) -> Array:
         if node.residual is None:
             return np.empty((0, 0), np.uint8)
         tensor = values[node.residual]
         return tensor.reshape(-1, tensor.shape[3])
 
-    def _sign(self, node: QConv | QWindow) -> int:
+    def _sign(self, node: Computed) -> int:
         return int(node.residual is not None and self.graph.tensors[node.residual].signed)
 
 
@@ -316,4 +320,13 @@ def _window(w: Window) -> NDArray[np.int64]:
 def _epilogue(e: Epilogue, bias: I32) -> tuple[Array, NDArray[np.int64]]:
     """Return bias, multiplier, shift and second multiplier, int64 (4, channels), and leaky?, low, high."""
     second = np.zeros_like(e.mult) if e.mult2 is None else e.mult2
-    return np.stack([bias, e.mult, e.shift, second]).astype(np.int64), np.array([e.leaky, e.low, e.high], np.int64)
+    return np.stack([bias, e.mult, e.shift, second]).astype(np.int64), _rule(e.function)
+
+
+def _rule(f: Function) -> NDArray[np.int64]:
+    match f:
+        case Clamp():
+            return np.array([0, f.low, f.high], np.int64)
+        case Leaky():
+            return np.array([1, f.low, f.high], np.int64)
+    assert_never(f)

@@ -7,7 +7,7 @@ matrices run in floating point whose mantissa holds every sum exactly, which is 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.errors import DataError
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from npu_compiler.qgraph.ir import (
     GROUP,
+    Clamp,
+    Computed,
     Extraction,
+    Leaky,
     QConcat,
     QConv,
     QFold,
@@ -112,8 +115,8 @@ def run_node(graph: QuantizedGraph, node: QNode, values: dict[str, Ints], bounda
         case QWindow():
             sums, bias, depth = partial(_window_sums, node, out), node.epilogue.bias, out.channels
         case _:
-            raise TypeError(type(node).__name__)
-    assert out.limits[0] <= node.epilogue.low <= node.epilogue.high <= out.limits[1], node.name
+            assert_never(node)
+    assert out.limits[0] <= node.epilogue.function.low <= node.epilogue.function.high <= out.limits[1], node.name
     residual = None if node.residual is None else values[node.residual]
     y = np.empty((len(x), out.height, out.width, out.channels), np.int16)
     step = max(1, BLOCK_ELEMENTS // (out.height * out.width * depth))
@@ -123,13 +126,19 @@ def run_node(graph: QuantizedGraph, node: QNode, values: dict[str, Ints], bounda
     return y
 
 
-def _finish(node: QConv | QWindow, acc: Ints, bias: Ints, residual: Ints | None) -> Ints:
+def _finish(node: Computed, acc: Ints, bias: Ints, residual: Ints | None) -> Ints:
     """Requantize sums of a block of images; none may leave the accumulator's 32 bits, with or without bias."""
     least, most = (edge(axis=(0, 1, 2)).astype(np.int64) for edge in (acc.min, acc.max))
     assert min(least.min(), (least + bias).min()) >= INT32.min, node.name
     assert max(most.max(), (most + bias).max()) <= INT32.max, node.name
-    e = node.epilogue
-    return requantize(acc, bias, e.mult, e.shift, e.low, e.high, residual, e.mult2, leaky=e.leaky)
+    e, f = node.epilogue, node.epilogue.function
+    match f:
+        case Clamp():
+            mult2 = None if e.residual is None else e.residual.mult
+            return requantize(acc, bias, e.mult, e.shift, f.low, f.high, residual, mult2)
+        case Leaky():
+            return requantize(acc, bias, e.mult, e.shift, f.low, f.high, mult2=f.mult, leaky=True)
+    assert_never(f)
 
 
 @dataclass(frozen=True)
@@ -236,6 +245,8 @@ def _window_sums(node: QWindow, out: QTensor, x: Ints) -> Ints:
                 case "mac":
                     assert node.weight is not None
                     acc += tap * node.weight[:, ky, kx].astype(exact)
+                case _:
+                    assert_never(node.kind)
     return acc
 
 

@@ -3,11 +3,14 @@
 Every tensor is NHWC (batch left out) with channels padded to whole groups of 16 (unused channels are always zero),
 except the input image, which keeps its own channels and is read by `QFold` alone. All values are those of
 shared rule "numerics" (npu_isa.machine.numerics); a `QConv` means the same at every boundary on every machine.
+
+`QNode`, `Computed` and `Function` are closed unions, and whoever tells their members apart ends in `assert_never`: mypy
+then lists every place that a new member must touch.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,37 +71,70 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
-class Epilogue:
-    """Requantization of one node (numerics.requantize); arrays have shape (out channels,).
+class Clamp:
+    """What is scaled ends within low..high, both inclusive: a ReLU, a clip, or the limits of the output."""
 
-    `mult2` is the residual's multiplier when the node has one, the multiplier below zero when `leaky`.
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
+class Leaky:
+    """As `Clamp`, but sums below zero are scaled by `mult`, shape (out channels,), in place of the epilogue's."""
+
+    low: int
+    high: int
+    mult: I32
+
+
+Function = Clamp | Leaky
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """A tensor of the output's shape that is added before the rounding, scaled by `mult`, shape (out channels,)."""
+
+    tensor: str
+    mult: I32
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """Requantization of one node (numerics.requantize): function(((acc + bias) * mult [+ residual]) >> shift).
+
+    Attributes:
+        bias, mult, shift: shape (out channels,).
+        residual: not with `Leaky`, which needs the second multiplier for itself.
     """
 
     bias: I32
     mult: I32
     shift: I32
-    low: int
-    high: int
-    mult2: I32 | None = None
-    leaky: bool = False
+    function: Function
+    residual: Residual | None = None
+
+    @property
+    def mult2(self) -> I32 | None:
+        """The machine's second multiplier: the residual's, or that of sums below zero; None without either."""
+        match self.function:
+            case Clamp():
+                return None if self.residual is None else self.residual.mult
+            case Leaky():
+                return self.function.mult
+        assert_never(self.function)
 
 
 @dataclass(frozen=True, eq=False)
-class QNode:
-    """A node: its name, its output tensor's name, and the ONNX nodes that it stands for."""
+class _Base:
+    """What every node has: its name, its output tensor's name, and the ONNX nodes that it stands for."""
 
     name: str
     out: str
     onnx_nodes: tuple[str, ...]
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        raise TypeError(type(self).__name__)
-
 
 @dataclass(frozen=True, eq=False)
-class QFold(QNode):
+class QFold(_Base):
     """Gather the windows of the input image: out[y, x, (ky*kw + kx)*channels + c], then zero padding to groups."""
 
     src: str
@@ -149,7 +185,26 @@ class Lowering:
 
 
 @dataclass(frozen=True, eq=False)
-class QConv(QNode):
+class _ComputedBase(_Base):
+    """What nodes of arithmetic have: windows of one tensor become sums, which the epilogue makes values of."""
+
+    src: str
+    window: Window
+    epilogue: Epilogue
+
+    @property
+    def residual(self) -> str | None:
+        """Name of the tensor added by the epilogue."""
+        return None if self.epilogue.residual is None else self.epilogue.residual.tensor
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return (self.src,) if self.residual is None else (self.src, self.residual)
+
+
+@dataclass(frozen=True, eq=False)
+class QConv(_ComputedBase):
     """Dense convolution on the matrix engine.
 
     Attributes:
@@ -158,22 +213,13 @@ class QConv(QNode):
         macs: multiply-accumulates of the original layer per image (no padding channels).
     """
 
-    src: str
     weight: I8
-    window: Window
-    epilogue: Epilogue
-    residual: str | None
     lowering: Lowering | None
     macs: int
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.src,) if self.residual is None else (self.src, self.residual)
-
 
 @dataclass(frozen=True, eq=False)
-class QWindow(QNode):
+class QWindow(_ComputedBase):
     """Window operation on the vector engine: depthwise convolution, pooling, element-wise work (1x1 sum).
 
     Attributes:
@@ -181,22 +227,13 @@ class QWindow(QNode):
         macs: multiply-accumulates of the original layer per image; 0 for pooling and element-wise work.
     """
 
-    src: str
     kind: Literal["mac", "max", "sum"]
-    window: Window
-    epilogue: Epilogue
-    residual: str | None = None
     weight: I8 | None = None
     macs: int = 0
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the tensors read."""
-        return (self.src,) if self.residual is None else (self.src, self.residual)
-
 
 @dataclass(frozen=True, eq=False)
-class QConcat(QNode):
+class QConcat(_Base):
     """Channels of several tensors after each other, in whole groups; all have the output's scale and sign.
 
     Costs nothing: each producer writes into its part. No tensor is an operand of two concats or twice of one.
@@ -208,6 +245,20 @@ class QConcat(QNode):
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors read."""
         return self.srcs
+
+
+Computed = QConv | QWindow  # nodes of arithmetic: they have an epilogue
+QNode = QFold | Computed | QConcat
+
+
+def _as_computed(node: QNode) -> Computed | None:
+    """Return a node if it is one of arithmetic, else None."""
+    match node:
+        case QConv() | QWindow():
+            return node
+        case QFold() | QConcat():
+            return None
+    assert_never(node)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +299,11 @@ class QuantizedGraph:
     table: U8
     output_shape: tuple[int, ...]
     notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def computed(self) -> tuple[Computed, ...]:
+        """Nodes of arithmetic, in order."""
+        return tuple(c for n in self.nodes if (c := _as_computed(n)) is not None)
 
     @cached_property
     def lowerable(self) -> tuple[QConv, ...]:

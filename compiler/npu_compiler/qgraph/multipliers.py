@@ -88,7 +88,7 @@ def integer_weights(
         scale = np.maximum(scale, np.abs(bias) / (source * BIAS_LIMIT))
         scale = np.maximum(scale, out / source * 2.0**-40)
     factor = source * scale / out
-    factor2 = _second_factor(factor, out, residual, alpha)
+    factor2 = second_factor(factor, out, residual, alpha)
     shift = shifts(factor, factor2, where)
     if not fixed:
         mult = np.maximum(np.ceil(factor * 2.0**shift - 1e-9), 1.0)
@@ -103,7 +103,7 @@ def integer_weights(
     column = scale.reshape(-1, *(1,) * (weight.ndim - 1))
     integers = np.clip(np.rint(weight / column), -128 if fixed else -127, 127)
     factor = source * scale / out
-    factor2 = _second_factor(factor, out, residual, alpha)
+    factor2 = second_factor(factor, out, residual, alpha)
     return IntegerWeights(
         integers.astype(np.int8),
         biases.astype(np.int32),
@@ -113,7 +113,15 @@ def integer_weights(
     )
 
 
-def _second_factor(factor: F64, out: float, residual: float | None, alpha: float | None) -> F64 | None:
+def second_factor(factor: F64, out: float, residual: float | None, alpha: float | None) -> F64 | None:
+    """Return what the second multiplier stands for: a residual's steps, or the factor of sums below zero.
+
+    Args:
+        factor: from accumulator to output steps, shape (out,).
+        out, residual: scales of the output and of the residual tensor, if there is one.
+        alpha: slope below zero of a LeakyReLU; not with a residual.
+    """
+    assert residual is None or alpha is None
     if residual is not None:
         return np.full_like(factor, residual / out)
     return None if alpha is None else factor * alpha

@@ -1,13 +1,15 @@
 """The .npuq file: a quantized graph, the same for every machine. Checked as a whole before use.
 
 The container is that of .npubin (npu_isa.file.container): a manifest of the graph's fields, arrays beside it. Which
-fields there are is read off the dataclasses, so that a new field needs no change here.
+fields there are is read off the dataclasses, each named by its type, and which types may stand in a place off their
+unions, so that a new field or member needs no change here.
 """
 
-import types
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -15,13 +17,11 @@ from npu_isa.errors import ContainerError
 from npu_isa.file.container import read_whole, seal, unseal, write_whole
 from numpy.typing import NDArray
 
-from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QNode, QuantizedGraph, QWindow
+from npu_compiler.qgraph.ir import QuantizedGraph
 from npu_compiler.qgraph.verify import verify_quantized
 
 MAGIC = b"NPUQ  \r\n"
-VERSION = 1
-NODES: dict[str, type[QNode]] = {"fold": QFold, "conv": QConv, "window": QWindow, "concat": QConcat}
-KIND = {kind: name for name, kind in NODES.items()}
+VERSION = 2
 WAY_OUT = "quantize the model again"
 
 Arrays = dict[str, NDArray[Any]]
@@ -74,7 +74,7 @@ def _plain(value: Any, path: str, arrays: Arrays) -> Any:
         return {"array": path}
     if is_dataclass(value):
         inside = {f.name: _plain(getattr(value, f.name), f"{path}.{f.name}".lstrip("."), arrays) for f in fields(value)}
-        return {"node": KIND[type(value)], **inside} if isinstance(value, QNode) else inside
+        return {"type": type(value).__name__, **inside}
     if isinstance(value, tuple):
         return [_plain(v, f"{path}.{i}", arrays) for i, v in enumerate(value)]
     if isinstance(value, Mapping):
@@ -86,15 +86,13 @@ def _plain(value: Any, path: str, arrays: Arrays) -> Any:
 def _typed(kind: Any, value: Any, path: str, arrays: Arrays) -> Any:
     """Return JSON as a value of a type, as the dataclasses declare it; used arrays are taken out of `arrays`."""
     origin = get_origin(kind)
-    if kind is QNode:
-        _need(isinstance(value, dict) and value.get("node") in NODES, path, f"a node of kind {', '.join(NODES)}")
-        return _typed(NODES[value["node"]], {k: v for k, v in value.items() if k != "node"}, path, arrays)
     if is_dataclass(kind):
-        return _record(kind, value, path, arrays)
-    if origin in (Union, types.UnionType):
-        inner = [k for k in get_args(kind) if k is not type(None)]
-        assert len(inner) == 1, kind
-        return None if value is None else _typed(inner[0], value, path, arrays)
+        return _record((kind,), value, path, arrays)
+    if origin in (Union, UnionType):
+        inner = [k for k in get_args(kind) if k is not NoneType]
+        if value is None and len(inner) < len(get_args(kind)):
+            return None
+        return _record(inner, value, path, arrays) if len(inner) > 1 else _typed(inner[0], value, path, arrays)
     if origin is Literal:
         _need(value in get_args(kind), path, f"one of {', '.join(get_args(kind))}")
         return value
@@ -104,20 +102,26 @@ def _typed(kind: Any, value: Any, path: str, arrays: Arrays) -> Any:
         _need(isinstance(value, dict), path, "an object")
         return {k: _typed(get_args(kind)[1], v, f"{path}.{k}", arrays) for k, v in value.items()}
     if origin is np.ndarray:
-        _need(isinstance(value, dict) and value.get("array") in arrays, path, "an array of the file")
-        return arrays.pop(value["array"])
+        name = value.get("array") if isinstance(value, dict) else None
+        _need(isinstance(name, str) and name in arrays, path, "an array of the file")
+        return arrays.pop(str(name))
     if kind is float:
-        _need(isinstance(value, int | float) and not isinstance(value, bool), path, "a number")
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        _need(real and abs(value) <= sys.float_info.max, path, "a finite number")
         return float(value)
     _need(type(value) is kind, path, {int: "a whole number", str: "a text", bool: "true or false"}[kind])
     return value
 
 
-def _record(kind: Any, value: Any, path: str, arrays: Arrays) -> Any:
+def _record(kinds: Sequence[Any], value: Any, path: str, arrays: Arrays) -> Any:
+    """Return JSON as a value of the dataclass that it names, which must be one of these."""
+    names = [k.__name__ for k in kinds]
+    _need(isinstance(value, dict) and value.get("type") in names, path, f"an object of type {' or '.join(names)}")
+    kind = kinds[names.index(value["type"])]
     hints = get_type_hints(kind)
-    names = {f.name for f in fields(kind)}
-    _need(isinstance(value, dict) and value.keys() == names, path, f"an object of {', '.join(sorted(names))}")
-    return kind(**{n: _typed(hints[n], value[n], f"{path}.{n}".lstrip("."), arrays) for n in names})
+    parts = [f.name for f in fields(kind)]
+    _need(value.keys() == {"type", *parts}, path, f"an object of type, {', '.join(parts)}")
+    return kind(**{n: _typed(hints[n], value[n], f"{path}.{n}".lstrip("."), arrays) for n in parts})
 
 
 def _sequence(kinds: tuple[Any, ...], value: Any, path: str, arrays: Arrays) -> tuple[Any, ...]:

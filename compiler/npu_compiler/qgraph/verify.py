@@ -1,7 +1,7 @@
 """The rules of the quantized graph. A graph that breaks one came from a damaged or hand-made file, or from a bug."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.errors import ContainerError, NpuError
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from npu_compiler.qgraph.ir import (
     GROUP,
-    Epilogue,
+    Clamp,
+    Computed,
+    Function,
+    Leaky,
     Lowering,
     QConcat,
     QConv,
@@ -50,6 +53,23 @@ def verify_quantized(graph: QuantizedGraph, where: str) -> None:
     image = graph.tensors[graph.input]
     rule(graph.table.shape == (image.channels, 256) and graph.table.dtype == np.uint8, "shape of the pixel table")
     _check_preprocess(graph, image, rule)
+    made = _check_nodes(graph, where, rule)
+    rule(graph.output in made and graph.output != graph.input, "the output is not made")
+    rule(made == set(graph.tensors), "tensors that nothing makes")
+    rule(not graph.users(graph.output), "the output is read inside the network", graph.output)
+    out = graph.tensors[graph.output]
+    real = sum(c >= 0 for c in out.channel_map) * out.height * out.width
+    rule(int(np.prod(graph.output_shape)) == real and min(graph.output_shape, default=0) > 0, "the output's shape")
+    wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name != graph.output]
+    rule(not wide, f"16 bits inside the network: {wide}")
+
+
+def _at(rule: Callable[..., None], place: str) -> Rule:
+    return lambda ok, text: rule(ok, text, place)
+
+
+def _check_nodes(graph: QuantizedGraph, where: str, rule: Callable[..., None]) -> set[str]:
+    """Check the nodes and their order; returns the tensors that exist after them."""
     made, names, owned = {graph.input}, set[str](), set[str]()
     for node in graph.nodes:
         rule(node.name not in names, "the name is taken", node.name)
@@ -67,18 +87,7 @@ def verify_quantized(graph: QuantizedGraph, where: str) -> None:
             raise ContainerError(error.message, f"{where}: {error.where}", error.hint) from None
         names.add(node.name)
         made.add(node.out)
-    rule(graph.output in made and graph.output != graph.input, "the output is not made")
-    rule(made == set(graph.tensors), "tensors that nothing makes")
-    rule(not graph.users(graph.output), "the output is read inside the network", graph.output)
-    out = graph.tensors[graph.output]
-    real = sum(c >= 0 for c in out.channel_map) * out.height * out.width
-    rule(int(np.prod(graph.output_shape)) == real and min(graph.output_shape, default=0) > 0, "the output's shape")
-    wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name != graph.output]
-    rule(not wide, f"16 bits inside the network: {wide}")
-
-
-def _at(rule: Callable[..., None], place: str) -> Rule:
-    return lambda ok, text: rule(ok, text, place)
+    return made
 
 
 def _check_tensor(t: QTensor, name: str, is_image: bool, rule: Rule) -> None:
@@ -133,6 +142,8 @@ def _check_node(graph: QuantizedGraph, node: QNode, rule: Rule) -> None:
             weighted = node.weight is not None and _is(node.weight, np.int8, (out.channels, *node.window.kernel))
             rule(weighted if node.kind == "mac" else node.weight is None, "weights")
             _check_epilogue(graph, node, out, rule)
+        case _:
+            assert_never(node)
 
 
 def _is(array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> bool:
@@ -146,22 +157,36 @@ def _check_window(w: Window, src: QTensor, out: QTensor, rule: Rule) -> None:
     rule(max(out.height, out.width) * max(w.stride) < 1 << 24, "strides reach too far")
 
 
-def _check_epilogue(graph: QuantizedGraph, node: QConv | QWindow, out: QTensor, rule: Rule) -> None:
-    e: Epilogue = node.epilogue
-    arrays = {"bias": e.bias, "mult": e.mult, "shift": e.shift} | ({} if e.mult2 is None else {"mult2": e.mult2})
-    for name, array in arrays.items():
+def _check_epilogue(graph: QuantizedGraph, node: Computed, out: QTensor, rule: Rule) -> None:
+    e = node.epilogue
+    for name, array in (("bias", e.bias), ("shift", e.shift)):
         rule(_is(array, np.int32, (out.channels,)), f"{name} {array.dtype} {array.shape}")
-    for name in arrays.keys() & {"mult", "mult2"}:
-        rule(arrays[name].min() >= 0 and arrays[name].max() <= MAX_MULTIPLIER, f"{name} outside 0..{MAX_MULTIPLIER}")
     rule(e.shift.min() >= 1 and e.shift.max() <= MAX_SHIFT, f"shift outside 1..{MAX_SHIFT}")
-    low, high = out.limits
-    rule(low <= e.low <= 0 <= e.high <= high, f"clamp {e.low}..{e.high} outside {low}..{high} or without 0")
-    rule((e.mult2 is not None) == (e.leaky or node.residual is not None), "the second multiplier")
-    rule(not (e.leaky and node.residual is not None), "leaky with a residual")
-    if node.residual is not None:
-        other = graph.tensors[node.residual]
+    _check_multiplier("mult", e.mult, out, rule)
+    _check_function(e.function, out, rule)
+    if e.residual is not None:
+        _check_multiplier("the residual's mult", e.residual.mult, out, rule)
+        rule(not isinstance(e.function, Leaky), "a residual with a leaky function: both need the second multiplier")
+        other = graph.tensors[e.residual.tensor]
         rule((other.height, other.width, other.channels) == (out.height, out.width, out.channels), "residual's shape")
         rule(other.bits == 8, "a residual of 16 bits")
+
+
+def _check_function(f: Function, out: QTensor, rule: Rule) -> None:
+    low, high = out.limits
+    rule(low <= f.low <= 0 <= f.high <= high, f"clamp {f.low}..{f.high} outside {low}..{high} or without 0")
+    match f:
+        case Clamp():
+            pass
+        case Leaky():
+            _check_multiplier("the leaky mult", f.mult, out, rule)
+        case _:
+            assert_never(f)
+
+
+def _check_multiplier(name: str, mult: NDArray[Any], out: QTensor, rule: Rule) -> None:
+    rule(_is(mult, np.int32, (out.channels,)), f"{name} {mult.dtype} {mult.shape}")
+    rule(mult.min() >= 0 and mult.max() <= MAX_MULTIPLIER, f"{name} outside 0..{MAX_MULTIPLIER}")
 
 
 def _check_lowering(lowering: Lowering, groups: int, outputs: int, rule: Rule) -> None:

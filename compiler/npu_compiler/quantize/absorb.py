@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from npu_compiler.graph.ir import Activation, Affine, Graph
+from npu_compiler.graph.ir import Affine, Graph, Identity
 from npu_compiler.qgraph.ir import Preprocess
 
 
@@ -24,7 +24,7 @@ def absorb_normalization(graph: Graph, preprocess: Preprocess) -> tuple[Graph, P
     """
     users = graph.users(graph.input)
     first = users[0] if len(users) == 1 else None
-    if not isinstance(first, Affine) or first.act != Activation() or first.out == graph.output:
+    if not isinstance(first, Affine) or first.act != Identity() or first.out == graph.output:
         return graph, preprocess
     if graph.input in graph.quant or not (first.scale > 0).all():
         return graph, preprocess

@@ -1,19 +1,38 @@
 """Builds the 8-bit quantized graph, node by node, once every tensor has its scale."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import numpy as np
 from npu_isa.errors import UnsupportedError
 from npu_isa.isa.tables import RAW
 from numpy.typing import NDArray
 
-from npu_compiler.graph.ir import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Node, Pool, TensorQuant
+from npu_compiler.graph.ir import (
+    Act,
+    Activation,
+    Add,
+    Affine,
+    Channels,
+    Clip,
+    Concat,
+    Conv,
+    Crop,
+    Identity,
+    LeakyRelu,
+    Node,
+    Pool,
+    TensorQuant,
+)
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.qgraph.ir import (
     I8,
+    I32,
     U8,
+    Clamp,
     Epilogue,
+    Function,
+    Leaky,
     Preprocess,
     QConcat,
     QConv,
@@ -22,16 +41,17 @@ from npu_compiler.qgraph.ir import (
     QTensor,
     QuantizedGraph,
     QWindow,
+    Residual,
     Window,
 )
-from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, shifts
+from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, second_factor, shifts
 from npu_compiler.quantize.calibrate import F64
 from npu_compiler.quantize.prepare import Map, Prepared, dense_map, is_depthwise
 from npu_compiler.quantize.scales import dense_weight, group_of_channel, weight_scales
 
 FOLD_BYTES = 32  # a window of the image of at most two groups is gathered whole
 MAX_GROUPS: int = RAW["max_groups"]
-NO_ACT = Activation()
+NO_ACT = Identity()
 
 
 def build(
@@ -80,6 +100,11 @@ def scatter(values: NDArray[Any], channel_map: Map, axis: int = 0) -> NDArray[An
     return np.moveaxis(found, 0, axis)
 
 
+def _window_of(node: Conv | Pool) -> Window:
+    kernel = node.kernel if isinstance(node, Pool) else (node.weight.shape[2], node.weight.shape[3])
+    return Window(kernel, node.stride, node.dilation, node.pads[0], node.pads[1])
+
+
 class _Builder:
     """The nodes and tensors so far."""
 
@@ -115,25 +140,28 @@ class _Builder:
     def add(self, node: Node) -> None:
         """Append what computes a node."""
         match node:
-            case Conv() if is_depthwise(node):
-                self._depthwise(node, node.src, node.weight[:, 0], node.bias, node.act, node.residual)
             case Conv():
-                self._conv(node)
+                if is_depthwise(node):
+                    self._depthwise(node)
+                else:
+                    self._conv(node)
             case Affine():
-                weight = node.scale[:, None, None]
-                self._depthwise(node, node.src, weight, node.shift, node.act, None)
+                self._depthwise(node)
             case Act():
-                self._element(node, node.src, node.act, None)
+                self._window(node, node.src, "sum", Window(), 1.0, node.act)
             case Add():
-                self._element(node, node.a, node.act, node.b)
+                self._window(node, node.a, "sum", Window(), 1.0, node.act, node.b)
             case Pool():
-                window = Window(node.kernel, node.stride, node.dilation, node.pads[0], node.pads[1])
-                area = node.kernel[0] * node.kernel[1] if node.kind == "avg" else 1
-                self._window(node, node.src, "max" if node.kind == "max" else "sum", window, 1.0 / area)
+                if node.kind == "max":
+                    self._window(node, node.src, "max", _window_of(node), 1.0)
+                else:
+                    self._window(node, node.src, "sum", _window_of(node), 1.0 / (node.kernel[0] * node.kernel[1]))
             case Concat():
                 self.nodes.append(QConcat(node.name, node.out, node.onnx_nodes, node.srcs))
             case Crop() | Channels():
                 self._move(node)
+            case _:
+                assert_never(node)
 
     # -- tensors read
 
@@ -160,40 +188,54 @@ class _Builder:
 
     # -- nodes
 
-    def _clamp(self, node: Node, act: Activation) -> tuple[int, int]:
+    def _alpha(self, node: Node, act: Activation) -> float | None:
+        """Return the slope below zero of an activation that has one."""
+        match act:
+            case Identity() | Clip():
+                return None
+            case LeakyRelu():
+                if act.alpha < 0:
+                    raise UnsupportedError(f"LeakyReLU with a negative slope {act.alpha:.4g}", f"node {node.name}")
+                return act.alpha
+        assert_never(act)
+
+    def _function(self, node: Node, act: Activation, mult2: I32 | None) -> Function:
+        """Return an activation in integers; mult2: second multiplier, of sums below zero or of a residual."""
         out = self.tensors[node.out]
         low, high = out.limits
-        if act.kind == "clip":
-            low = max(low, int(np.rint(max(act.low / out.scale, low))))
-            high = min(high, int(np.rint(min(act.high / out.scale, high))))
-        if not low <= 0 <= high:
-            raise UnsupportedError(
-                f"an activation clamps to {act.low:.4g}..{act.high:.4g}; the range must contain 0",
-                f"node {node.name}",
-                "unused channels of a group must stay zero: shift the bias into the next layer",
-            )
-        return low, high
+        match act:
+            case Identity():
+                return Clamp(low, high)
+            case Clip():
+                low = max(low, int(np.rint(max(act.low / out.scale, low))))
+                high = min(high, int(np.rint(min(act.high / out.scale, high))))
+                if not low <= 0 <= high:
+                    raise UnsupportedError(
+                        f"an activation clamps to {act.low:.4g}..{act.high:.4g}; the range must contain 0",
+                        f"node {node.name}",
+                        "unused channels of a group must stay zero: shift the bias into the next layer",
+                    )
+                return Clamp(low, high)
+            case LeakyRelu():
+                assert mult2 is not None
+                return Leaky(low, high, mult2)
+        assert_never(act)
 
-    def _alpha(self, node: Node, act: Activation) -> float | None:
-        if act.kind != "leaky":
-            return None
-        if act.alpha < 0:
-            raise UnsupportedError(f"LeakyReLU with a negative slope {act.alpha:.4g}", f"node {node.name}")
-        return act.alpha
+    def _epilogue(
+        self, node: Node, act: Activation, residual: str | None, bias: I32, mult: I32, shift: I32, mult2: I32 | None
+    ) -> Epilogue:
+        """Return the epilogue of integers at their physical places."""
+        function = self._function(node, act, mult2)
+        if residual is None:
+            return Epilogue(bias, mult, shift, function)
+        assert mult2 is not None
+        return Epilogue(bias, mult, shift, function, Residual(residual, mult2))
 
     def _weights(
-        self,
-        node: Conv | Affine,
-        src: str,
-        weight: F64,
-        bias: F64,
-        scale: F64,
-        act: Activation,
-        residual: str | None,
-        weight_map: tuple[Map, ...],
+        self, node: Conv | Affine, src: str, weight: F64, bias: F64, scale: F64, maps: tuple[Map, ...]
     ) -> tuple[I8, Epilogue]:
         """Return integer weights, output (and input) channels at their physical places, and the epilogue."""
-        low, high = self._clamp(node, act)
+        residual = node.residual if isinstance(node, Conv) else None
         found = integer_weights(
             weight,
             bias,
@@ -202,46 +244,33 @@ class _Builder:
             self.tensors[node.out].scale,
             fixed=isinstance(node, Conv) and node.weight_scale is not None,
             residual=None if residual is None else self.tensors[residual].scale,
-            alpha=self._alpha(node, act),
+            alpha=self._alpha(node, node.act),
             where=f"node {node.name}",
         )
         integers = found.weight
-        for axis, channel_map in zip((0, integers.ndim - 1), weight_map, strict=False):
+        for axis, channel_map in zip((0, integers.ndim - 1), maps, strict=False):
             integers = scatter(integers, channel_map, axis)
-        out_map = weight_map[0]
-        mult2 = None if found.mult2 is None else scatter(found.mult2, out_map)
-        epilogue = Epilogue(
-            bias=scatter(found.bias, out_map),
-            mult=scatter(found.mult, out_map),
-            shift=np.maximum(scatter(found.shift, out_map), 1),
-            low=low,
-            high=high,
-            mult2=mult2,
-            leaky=act.kind == "leaky",
-        )
+        bias_row, mult = scatter(found.bias, maps[0]), scatter(found.mult, maps[0])
+        shift = np.maximum(scatter(found.shift, maps[0]), 1)
+        mult2 = None if found.mult2 is None else scatter(found.mult2, maps[0])
         largest = 128 if self.tensors[src].signed else 255
-        prove_no_overflow(integers, epilogue.bias[None], largest, f"node {node.name}")
-        return integers, epilogue
+        prove_no_overflow(integers, bias_row[None], largest, f"node {node.name}")
+        return integers, self._epilogue(node, node.act, residual, bias_row, mult, shift, mult2)
 
     def _conv(self, node: Conv) -> None:
-        kh, kw = node.weight.shape[2:]
-        window = Window((kh, kw), node.stride, node.dilation, node.pads[0], node.pads[1])
-        src, after = self._read(node, node.src, window, macs_channels=node.weight.shape[1])
+        src, window = self._read(node, node.src, _window_of(node), macs_channels=node.weight.shape[1])
         weight = dense_weight(node).astype(np.float64)
         scale = self._conv_scale(node, weight)
-        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *after.kernel, -1)
+        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *window.kernel, -1)
         maps = (self.maps[node.out], self.tensors[src].channel_map)
-        bias = node.bias.astype(np.float64)
-        integers, epilogue = self._weights(node, src, folded, bias, scale, node.act, node.residual, maps)
+        integers, epilogue = self._weights(node, src, folded, node.bias.astype(np.float64), scale, maps)
         if self.tensors[src].groups > MAX_GROUPS:
             raise UnsupportedError(
                 f"{self.tensors[src].channels} input channels, a layer may read {MAX_GROUPS * 16}", f"node {node.name}"
             )
         out = self.tensors[node.out]
         macs = out.height * out.width * node.weight.size
-        self.nodes.append(
-            QConv(node.name, node.out, node.onnx_nodes, src, integers, after, epilogue, node.residual, None, macs)
-        )
+        self.nodes.append(QConv(node.name, node.out, node.onnx_nodes, src, window, epilogue, integers, None, macs))
 
     def _conv_scale(self, node: Conv, weight: F64) -> F64:
         if node.weight_scale is not None:
@@ -252,78 +281,51 @@ class _Builder:
         groups = group_of_channel(self.maps[node.src])
         return weight_scales(flat, self.mean_square[node.src], groups, self.options)
 
-    def _depthwise(
-        self,
-        node: Conv | Affine,
-        src: str,
-        weight: NDArray[np.float32],
-        bias: NDArray[np.float32],
-        act: Activation,
-        residual: str | None,
-    ) -> None:
-        if isinstance(node, Conv):
-            window = Window((weight.shape[1], weight.shape[2]), node.stride, node.dilation, node.pads[0], node.pads[1])
-        else:
-            window = Window()
-        src, window = self._read(node, src, window)
+    def _depthwise(self, node: Conv | Affine) -> None:
+        match node:
+            case Conv():
+                weight, bias, window = node.weight[:, 0], node.bias, _window_of(node)
+            case Affine():
+                weight, bias, window = node.scale[:, None, None], node.shift, Window()
+            case _:
+                assert_never(node)
+        src, window = self._read(node, node.src, window)
         real = weight.astype(np.float64)
         if isinstance(node, Conv) and node.weight_scale is not None:
             scale = node.weight_scale.astype(np.float64)
         else:
             scale = weight_scales(real.reshape(len(real), 1, -1), None, None, self.options)
-        maps = (self.maps[node.out],)
-        integers, epilogue = self._weights(node, src, real, bias.astype(np.float64), scale, act, residual, maps)
+        integers, epilogue = self._weights(node, src, real, bias.astype(np.float64), scale, (self.maps[node.out],))
         out = self.tensors[node.out]
         macs = out.height * out.width * weight.size
-        self.nodes.append(
-            QWindow(node.name, node.out, node.onnx_nodes, src, "mac", window, epilogue, residual, integers, macs)
-        )
+        self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, "mac", integers, macs))
 
-    def _element(self, node: Node, src: str, act: Activation, residual: str | None) -> None:
-        self._window(node, src, "sum", Window(), 1.0, act, residual)
-
-    def _epilogue(
+    def _unweighted(
         self, node: Node, src: str, factor: float, act: Activation = NO_ACT, residual: str | None = None
     ) -> Epilogue:
         """Return the epilogue of a node without weights: output = factor * sum [+ residual]."""
         out = self.tensors[node.out]
         first = np.full(out.channels, factor * self.tensors[src].scale / out.scale)
-        second: F64 | None = None
-        alpha = self._alpha(node, act)
-        if residual is not None:
-            second = np.full(out.channels, self.tensors[residual].scale / out.scale)
-        elif alpha is not None:
-            second = first * alpha
+        added = None if residual is None else self.tensors[residual].scale
+        second = second_factor(first, out.scale, added, self._alpha(node, act))
         shift = shifts(first, second, f"node {node.name}")
-        low, high = self._clamp(node, act)
-        return Epilogue(
-            bias=np.zeros(out.channels, np.int32),
-            mult=rounded(first, shift),
-            shift=shift.astype(np.int32),
-            low=low,
-            high=high,
-            mult2=None if second is None else rounded(second, shift),
-            leaky=alpha is not None,
-        )
+        mult2 = None if second is None else rounded(second, shift)
+        bias = np.zeros(out.channels, np.int32)
+        return self._epilogue(node, act, residual, bias, rounded(first, shift), shift.astype(np.int32), mult2)
 
     def _window(
         self,
         node: Node,
         src: str,
-        kind: str,
+        kind: Literal["max", "sum"],
         window: Window,
         factor: float,
         act: Activation = NO_ACT,
         residual: str | None = None,
     ) -> None:
         src, window = self._read(node, src, window)
-        epilogue = self._epilogue(node, src, factor, act, residual)
-        assert kind in ("max", "sum")
-        self.nodes.append(
-            QWindow(
-                node.name, node.out, node.onnx_nodes, src, "max" if kind == "max" else "sum", window, epilogue, residual
-            )
-        )
+        epilogue = self._unweighted(node, src, factor, act, residual)
+        self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, kind))
 
     # -- moving values
 
@@ -339,12 +341,12 @@ class _Builder:
         onnx_nodes = tuple(dict.fromkeys(n for p in parts for n in p.onnx_nodes))
         window = Window(stride=crop.stride, pad_top=crop.pads[0], pad_left=crop.pads[1]) if crop else Window()
         src, window = self._read(node, parts[0].src, window)
-        epilogue = self._epilogue(node, src, 1.0)
+        epilogue = self._unweighted(node, src, 1.0)
         if choice is None:
-            self.nodes.append(QWindow(node.name, node.out, onnx_nodes, src, "sum", window, epilogue))
+            self.nodes.append(QWindow(node.name, node.out, onnx_nodes, src, window, epilogue, "sum"))
             return
         weight = self._choice(choice, src, node.out)
-        self.nodes.append(QConv(node.name, node.out, onnx_nodes, src, weight, window, epilogue, None, None, 0))
+        self.nodes.append(QConv(node.name, node.out, onnx_nodes, src, window, epilogue, weight, None, 0))
 
     def _taken_by(self, node: Crop | Channels) -> Crop | Channels | None:
         """Return the move before a move that becomes one with it: one crop, one choice, with one rounding at most.

@@ -6,11 +6,12 @@ Channels may stand in any order as long as all tensors tied by additions, window
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import assert_never
 
 import networkx as nx
 import numpy as np
 
-from npu_compiler.graph.ir import Channels, Concat, Conv, Graph, inputs
+from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Pool, inputs
 from npu_compiler.qgraph.ir import GROUP
 from npu_compiler.quantize.calibrate import F64
 from npu_compiler.quantize.prepare import Map, Prepared, is_depthwise, joined_map
@@ -30,27 +31,8 @@ def group_channels(prepared: Prepared, mean_square: Mapping[str, F64]) -> Prepar
     for node in graph.nodes:
         if isinstance(node, Concat):
             concats.setdefault(tied[node.out], []).append(node)
-    fixed: set[str] = set()
-
-    def fix(name: str) -> None:
-        fixed.add(name)
-        for node in concats.get(name, []):
-            for src in node.srcs:
-                fix(tied[src])
-
-    for name in {tied[graph.input], tied[graph.output], *(n for n, found in concats.items() if len(found) > 1)}:
-        fix(name)
-    size = dict.fromkeys(tied.values(), np.zeros(1))
-
-    def add(name: str, values: F64) -> None:
-        size[name] = size[name] + values
-        for node in concats.get(name, []):
-            at = np.cumsum([0, *(graph.shapes[s][0] for s in node.srcs)])
-            for src, first, end in zip(node.srcs, at, at[1:], strict=False):
-                add(tied[src], values[first:end])
-
-    for tensor, values in mean_square.items():
-        add(tied[tensor], np.log(values / max(float(values.max()), 1e-30) + 1e-9))
+    fixed = _fixed(graph, tied, concats)
+    size = _sizes(graph, tied, concats, mean_square)
     maps: dict[str, Map] = {}
 
     def map_of(name: str) -> Map:
@@ -67,6 +49,39 @@ def group_channels(prepared: Prepared, mean_square: Mapping[str, F64]) -> Prepar
     return replace(prepared, maps={t: map_of(tied[t]) for t in prepared.maps})
 
 
+def _fixed(graph: Graph, tied: Mapping[str, str], concats: Mapping[str, list[Concat]]) -> set[str]:
+    """Return the ties whose channels keep their order: the image's, the output's, and those of two concats or more."""
+    fixed: set[str] = set()
+
+    def fix(name: str) -> None:
+        fixed.add(name)
+        for node in concats.get(name, []):
+            for src in node.srcs:
+                fix(tied[src])
+
+    for name in {tied[graph.input], tied[graph.output], *(n for n, found in concats.items() if len(found) > 1)}:
+        fix(name)
+    return fixed
+
+
+def _sizes(
+    graph: Graph, tied: Mapping[str, str], concats: Mapping[str, list[Concat]], mean_square: Mapping[str, F64]
+) -> dict[str, F64]:
+    """Return the sum of the logarithms of each channel's mean squares over tied tensors; zero where none is known."""
+    size = dict.fromkeys(tied.values(), np.zeros(1))
+
+    def add(name: str, values: F64) -> None:
+        size[name] = size[name] + values
+        for node in concats.get(name, []):
+            at = np.cumsum([0, *(graph.shapes[s][0] for s in node.srcs)])
+            for src, first, end in zip(node.srcs, at, at[1:], strict=False):
+                add(tied[src], values[first:end])
+
+    for tensor, values in mean_square.items():
+        add(tied[tensor], np.log(values / max(float(values.max()), 1e-30) + 1e-9))
+    return size
+
+
 def _tied(graph: Graph) -> dict[str, str]:
     """Return a representative of the tensors that must have their channels in the same order, for each tensor."""
     ties: nx.Graph = nx.Graph()
@@ -78,6 +93,8 @@ def _tied(graph: Graph) -> dict[str, str]:
             case Conv() if not is_depthwise(node):
                 if node.residual is not None:
                     ties.add_edge(node.out, node.residual)
-            case _:
+            case Conv() | Affine() | Act() | Add() | Pool() | Crop():
                 nx.add_star(ties, [node.out, *inputs(node)])
+            case _:
+                assert_never(node)
     return {t: min(members) for members in nx.connected_components(ties) for t in members}

@@ -6,12 +6,27 @@ says which tensors must share scale and sign; `channel_maps` says where each cha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import assert_never
 
-from npu_compiler.graph.ir import Act, Activation, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, inputs
+from npu_compiler.graph.ir import (
+    Act,
+    Activation,
+    Add,
+    Affine,
+    Channels,
+    Concat,
+    Conv,
+    Crop,
+    Graph,
+    Identity,
+    Node,
+    Pool,
+    follows_residual,
+    inputs,
+)
 from npu_compiler.qgraph.ir import GROUP
 
-COPY = Activation()
+COPY = Identity()
 Map = tuple[int, ...]
 
 
@@ -60,20 +75,18 @@ def _fresh(graph: Graph, base: str) -> str:
 
 def _reading(node: Node, old: str, new: str, *, only: int | None = None) -> Node:
     """Return the node with reads of `old` replaced, or only the operand of that number of a concat."""
-    change: dict[str, Any]
     match node:
-        case Concat():
-            change = {"srcs": tuple(new if s == old and only in (None, i) else s for i, s in enumerate(node.srcs))}
-        case Add():
-            change = {"a": new if node.a == old else node.a, "b": new if node.b == old else node.b}
         case Conv():
-            change = {
-                "src": new if node.src == old else node.src,
-                "residual": new if node.residual == old else node.residual,
-            }
-        case _:
-            change = {"src": new}
-    return replace(node, **change)
+            residual = new if node.residual == old else node.residual
+            return replace(node, src=new if node.src == old else node.src, residual=residual)
+        case Add():
+            return replace(node, a=new if node.a == old else node.a, b=new if node.b == old else node.b)
+        case Concat():
+            srcs = tuple(new if s == old and only in (None, i) else s for i, s in enumerate(node.srcs))
+            return replace(node, srcs=srcs)
+        case Affine() | Act() | Pool() | Crop() | Channels():
+            return replace(node, src=new)
+    assert_never(node)
 
 
 def _with_copy(graph: Graph, tensor: str, readers: Mapping[str, int | None], act: Activation = COPY) -> Graph:
@@ -100,7 +113,7 @@ def _split_leaky(graph: Graph) -> Graph:
     shapes = dict(graph.shapes)
     for node in graph.nodes:
         added = isinstance(node, Add) or (isinstance(node, Conv) and node.residual is not None)
-        if isinstance(node, Add | Conv) and added and node.act.kind == "leaky":
+        if isinstance(node, Add | Conv) and added and not follows_residual(node.act):
             name = _fresh(graph, node.out)
             nodes += [replace(node, out=name, act=COPY), Act(name, node.out, node.onnx_nodes, name, node.act)]
             shapes[name] = shapes[node.out]
@@ -110,20 +123,28 @@ def _split_leaky(graph: Graph) -> Graph:
 
 
 def _copy_image(graph: Graph) -> Graph:
-    """Give the image a padded copy where an operation cannot read it: only single-operand nodes read images."""
-    readers: dict[str, int | None] = {}
-    for node in graph.users(graph.input):
-        if isinstance(node, Add | Concat) or (isinstance(node, Conv) and node.residual == graph.input):
-            readers[node.name] = None
+    """Give the image a padded copy where an operation cannot read it."""
+    readers = {n.name: None for n in graph.users(graph.input) if not _reads_images(n, graph.input)}
     return _with_copy(graph, graph.input, readers) if readers else graph
+
+
+def _reads_images(node: Node, image: str) -> bool:
+    """Whether a node can read the image by a fold: as its first operand, and a single one."""
+    match node:
+        case Conv():
+            return node.residual != image
+        case Affine() | Act() | Pool() | Crop() | Channels():
+            return True
+        case Add() | Concat():
+            return False
+    assert_never(node)
 
 
 def _free_output(graph: Graph) -> Graph:
     """See to it that the output is made by a node of arithmetic, so that it can have 16 bits, and is read by none."""
     made = {n.out: n for n in graph.nodes}
     node = made.get(graph.output)
-    arithmetic = isinstance(node, Conv | Affine | Act | Add) or (isinstance(node, Pool) and node.kind == "avg")
-    if arithmetic and not graph.users(graph.output):
+    if node is not None and not _keeps_values(node) and not graph.users(graph.output):
         return graph
     copied = _with_copy(graph, graph.output, {})
     quant = dict(copied.quant)
@@ -150,6 +171,18 @@ def _copy_conflicts(graph: Graph) -> Graph:
     for node, operand, src in conflicts:
         graph = _with_copy(graph, src, {node: operand})
     return graph
+
+
+def _keeps_values(node: Node) -> bool:
+    """Whether every value of a node's output is one of an operand (or zero); what arithmetic makes is requantized."""
+    match node:
+        case Pool():
+            return node.kind == "max"
+        case Concat() | Crop() | Channels():
+            return True
+        case Conv() | Affine() | Act() | Add():
+            return False
+    assert_never(node)
 
 
 def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]]]:
@@ -180,10 +213,9 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
 
     conflicts = []
     for node in graph.nodes:
-        match node:
-            case Pool(kind="max") | Crop() | Channels():
-                tie(node.out, node.src)
-    for node in graph.nodes:
+        if _keeps_values(node) and not isinstance(node, Concat):
+            tie(node.out, inputs(node)[0])
+    for node in graph.nodes:  # after the others: what cannot be tied to it is copied
         if isinstance(node, Concat):
             conflicts += [(node.name, i, src) for i, src in enumerate(node.srcs) if not tie(node.out, src)]
     return {t: find(t) for t in parent}, conflicts
@@ -207,11 +239,11 @@ def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
         dense = dense_map(shapes[node.out][0])
         own = maps.get(inputs(node)[0], dense)  # the image: its fold is dense
         match node:
-            case Conv(residual=None):
-                maps[node.out] = own if is_depthwise(node) else dense
-            case Conv(residual=str(residual)):
-                maps[node.out] = own if is_depthwise(node) else maps[residual]
-                node = aligned(node, residual, maps[node.out])
+            case Conv():
+                free = dense if node.residual is None else maps[node.residual]
+                maps[node.out] = own if is_depthwise(node) else free
+                if node.residual is not None:
+                    node = aligned(node, node.residual, maps[node.out])
             case Add():
                 maps[node.out] = own
                 node = aligned(node, node.b, own)
@@ -219,8 +251,10 @@ def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
                 maps[node.out] = joined_map([(maps[s], shapes[s][0]) for s in node.srcs])
             case Channels():
                 maps[node.out] = dense
-            case _:
+            case Affine() | Act() | Pool() | Crop():
                 maps[node.out] = own
+            case _:
+                assert_never(node)
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes), shapes=shapes), maps
 

@@ -1,5 +1,6 @@
 """From the float graph to the quantized graph in 8 bits: scales and integer weights."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,11 +11,11 @@ from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
 from npu_compiler.quantize import uniform
 from npu_compiler.quantize.absorb import absorb_normalization
 from npu_compiler.quantize.build import build
-from npu_compiler.quantize.calibrate import Histogram, check_images, joined, pixel_values, tallies
+from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
 from npu_compiler.quantize.prepare import Prepared, is_depthwise, prepare
 from npu_compiler.quantize.remarks import remarks
-from npu_compiler.quantize.scales import aligned_scale, demands, method_scale, non_negative, within_reach
+from npu_compiler.quantize.scales import Demand, aligned_scale, demands, method_scale, non_negative, within_reach
 
 WIDE_LEVELS = 24000  # of 32767: room for outputs beyond those of the calibration images
 
@@ -34,6 +35,26 @@ class Quantized8:
     image_bytes: U8
     dial: frozenset[str]
     fixed_weights: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What the tensors of a float network were on calibration images.
+
+    Attributes:
+        tallies: range and histogram of every tensor.
+        signed: of every tensor: whether its class may take negative values.
+        by_channel: histogram, a row per channel, of the tensors that layers with a dial read; not of the image.
+    """
+
+    tallies: Mapping[str, Tally]
+    signed: Mapping[str, bool]
+    by_channel: Mapping[str, Histogram]
+
+    @property
+    def mean_square(self) -> dict[str, F64]:
+        """Mean square of each channel of the tensors in `by_channel`, shape (channels,)."""
+        return {t: h.mean_square for t, h in self.by_channel.items()}
 
 
 def quantize8(graph: Graph, images: U8, preprocess: Preprocess, options: QuantizeOptions) -> Quantized8:
@@ -58,10 +79,12 @@ def quantize8(graph: Graph, images: U8, preprocess: Preprocess, options: Quantiz
     fixed = {graph.input: graph.quant.get(graph.input, image_quant(normalized))}
     prepared = prepare(replace(graph, quant=graph.quant | fixed))
     dial = dial_nodes(prepared.graph, options)
-    prepared, quant, found = choose_scales(prepared, images, normalized, dial, options)
+    seen = calibrate(prepared, images, normalized, dial)
+    if options.grouping == "magnitude":
+        prepared = group_channels(prepared, seen.mean_square)
+    quant = choose_scales(prepared, seen, dial, options)
     table = pixel_table(normalized, fixed[graph.input])
-    mean_square = {t: h.mean_square for t, h in found.items()}
-    base = build(prepared, quant, mean_square, dial, preprocess, table, options)
+    base = build(prepared, quant, seen.mean_square, dial, preprocess, table, options)
     base = replace(base, notes=(*base.notes, *remarks(graph, images)))
     given = frozenset(n.name for n in prepared.graph.nodes if isinstance(n, Conv) and n.weight_scale is not None)
     return Quantized8(base, table[np.arange(channels), images], frozenset(dial), given)
@@ -104,38 +127,68 @@ def _image_like(graph: Graph) -> set[str]:
     return found
 
 
-def choose_scales(
-    prepared: Prepared, images: U8, preprocess: Preprocess, dial: set[str], options: QuantizeOptions
-) -> tuple[Prepared, dict[str, TensorQuant], dict[str, Histogram]]:
-    """Return the network with its channels in groups, the quantization of every tensor, and some histograms.
+def calibrate(prepared: Prepared, images: U8, preprocess: Preprocess, dial: set[str]) -> Calibration:
+    """Run the float network on calibration images.
 
-    The histograms are those of the tensors that the dial's layers read.
+    Args:
+        prepared: the network.
+        images, preprocess: as for `quantize8`, for this network.
+        dial: names of the convolutions that may run in 4 bits.
+
+    Raises:
+        DataError: a tensor is not finite.
     """
     graph, classes = prepared.graph, prepared.classes
     positive = non_negative(graph)
+    negative = {name for tensor, name in classes.items() if not positive[tensor]}
+    signed = {tensor: name in negative for tensor, name in classes.items()}
+    read = [n.src for n in graph.nodes if n.name in dial and isinstance(n, Conv) and n.src != graph.input]
+    seen = tallies(graph, images, preprocess, signed, set(read))
+    return Calibration(seen, signed, {t: seen[t].histogram for t in read})
+
+
+def choose_scales(
+    prepared: Prepared, seen: Calibration, dial: set[str], options: QuantizeOptions
+) -> dict[str, TensorQuant]:
+    """Return the quantization of every tensor.
+
+    Args:
+        prepared: the network, each channel in its group.
+        seen: what calibration said of its tensors.
+        dial: names of the convolutions that may run in 4 bits.
+        options: choices.
+    """
     members: dict[str, list[str]] = {}
-    for tensor, name in classes.items():
+    for tensor, name in prepared.classes.items():
         members.setdefault(name, []).append(tensor)
-    signs = {name: not all(positive[t] for t in tensors) for name, tensors in members.items()}
-    by_channel = {n.src for n in graph.nodes if n.name in dial and isinstance(n, Conv) and n.src != graph.input}
-    seen = tallies(graph, images, preprocess, {t: signs[c] for t, c in classes.items()}, by_channel)
-    if options.grouping == "magnitude":
-        prepared = group_channels(prepared, {t: seen[t].histogram.mean_square for t in by_channel})
-    readers = demands(prepared, {t: seen[t].histogram for t in by_channel}, dial)
+    wanted = demands(prepared, seen.by_channel, dial)
     quant: dict[str, TensorQuant] = {}
     for name, tensors in members.items():
-        span = (min(seen[t].low for t in tensors), max(seen[t].high for t in tensors))
-        if name in graph.quant:
-            chosen = graph.quant[name]
-        elif name == graph.output:
-            chosen = TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
-        else:
-            total = joined([seen[t].histogram.total() for t in tensors])
-            base = method_scale(total, span, signs[name], options)
-            if options.uniform != "none" and by_channel & set(tensors):
-                base = uniform.activation_scale(total, span, signs[name], options.uniform)
-            elif options.aligned and options.uniform == "none":
-                base = aligned_scale(base, total, [readers[t] for t in tensors if t in readers], signs[name])
-            chosen = TensorQuant(base, signs[name])
+        chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, options)
         quant |= dict.fromkeys(tensors, chosen)
-    return prepared, within_reach(prepared, quant), {t: seen[t].histogram for t in by_channel}
+    return within_reach(prepared, quant)
+
+
+def _class_quant(
+    graph: Graph,
+    name: str,
+    tensors: Sequence[str],
+    seen: Calibration,
+    wanted: Mapping[str, Demand],
+    options: QuantizeOptions,
+) -> TensorQuant:
+    """Return the quantization of the tensors of a class; `name` is its representative."""
+    if name in graph.quant:
+        return graph.quant[name]
+    span = (min(seen.tallies[t].low for t in tensors), max(seen.tallies[t].high for t in tensors))
+    if name == graph.output:
+        return TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
+    signed = seen.signed[name]
+    total = joined([seen.tallies[t].histogram.total() for t in tensors])
+    scale = method_scale(total, span, signed, options)
+    if options.uniform != "none":
+        if seen.by_channel.keys() & set(tensors):
+            scale = uniform.activation_scale(total, span, signed, options.uniform)
+    elif options.aligned:
+        scale = aligned_scale(scale, total, [wanted[t] for t in tensors if t in wanted], signed)
+    return TensorQuant(scale, signed)

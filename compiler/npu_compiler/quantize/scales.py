@@ -6,7 +6,7 @@ positions are powers of two, so how the range of a group of channels meets one d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from npu_compiler.graph.ir import (
     Act,
-    Activation,
     Add,
     Affine,
     Channels,
@@ -25,6 +24,7 @@ from npu_compiler.graph.ir import (
     Node,
     Pool,
     TensorQuant,
+    clips_negative,
     inputs,
 )
 from npu_compiler.options import QuantizeOptions
@@ -70,16 +70,12 @@ def non_negative(graph: Graph) -> dict[str, bool]:
 def _node_non_negative(node: Node, operands: Sequence[bool]) -> bool:
     match node:
         case Conv(act=act) | Affine(act=act):
-            return _clips_negative(act)
+            return clips_negative(act)
         case Add(act=act) | Act(act=act):
-            return _clips_negative(act) or all(operands)
+            return clips_negative(act) or all(operands)
         case Pool() | Concat() | Crop() | Channels():
             return all(operands)
-    raise TypeError(type(node).__name__)
-
-
-def _clips_negative(act: Activation) -> bool:
-    return act.kind == "clip" and act.low >= 0
+    assert_never(node)
 
 
 def within_reach(prepared: Prepared, quant: Mapping[str, TensorQuant]) -> dict[str, TensorQuant]:
@@ -107,7 +103,9 @@ def _gain(node: Node) -> float:
     match node:
         case Conv(weight=factors) | Affine(scale=factors):
             return max(1.0, float(np.abs(factors).max()) / 127 * float(WEIGHT_ALIGN_FACTORS.max()))
-    return 1.0
+        case Act() | Add() | Pool() | Concat() | Crop() | Channels():
+            return 1.0
+    assert_never(node)
 
 
 def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, options: QuantizeOptions) -> float:
@@ -119,6 +117,8 @@ def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, 
         return 1.0  # a tensor that is zero on all images
     counts = histogram.counts.sum(axis=0)
     match options.method:
+        case "minmax":
+            return float(whole)
         case "percentile":
             size = np.abs(histogram.centers)
             order = np.argsort(size)
@@ -129,7 +129,7 @@ def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, 
             scales = whole * MSE_FACTORS
             errors = [error_8bit(counts, histogram.centers, s, signed) for s in scales]
             return float(scales[int(np.argmin(errors))])
-    return float(whole)
+    assert_never(options.method)
 
 
 def quantized(values: F64, scale: float, signed: bool) -> NDArray[Any]:

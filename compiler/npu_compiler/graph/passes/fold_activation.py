@@ -1,8 +1,24 @@
 """Fold an activation into the operation before it."""
 
 from dataclasses import replace
+from typing import assert_never
 
-from npu_compiler.graph.ir import Act, Activation, Add, Affine, Conv, Graph, Node
+from npu_compiler.graph.ir import (
+    Act,
+    Activation,
+    Add,
+    Affine,
+    Channels,
+    Clip,
+    Concat,
+    Conv,
+    Crop,
+    Graph,
+    Identity,
+    LeakyRelu,
+    Node,
+    Pool,
+)
 from npu_compiler.graph.passes.merge import merge_with_producer
 
 
@@ -16,13 +32,27 @@ def fold_activation(graph: Graph) -> Graph:
 
 
 def _fold(producer: Node, node: Node) -> Node | None:
-    if not (isinstance(node, Act) and isinstance(producer, Conv | Affine | Add | Act)):
+    if not isinstance(node, Act):
         return None
-    before, act = producer.act, node.act
-    if before.kind == "clip" and act.kind == "clip":
-        act = Activation("clip", low=max(before.low, act.low), high=min(before.high, act.high))
-        if act.low > act.high:
+    match producer:
+        case Conv() | Affine() | Add() | Act():
+            act = _both(producer.act, node.act)
+            return None if act is None else replace(producer, out=node.out, act=act)
+        case Pool() | Concat() | Crop() | Channels():
             return None
-    elif before.kind != "none":
-        return None
-    return replace(producer, out=node.out, act=act)
+    assert_never(producer)
+
+
+def _both(first: Activation, then: Activation) -> Activation | None:
+    """Return the activation that does what two after each other do, or None."""
+    match first:
+        case Identity():
+            return then
+        case Clip():
+            if not isinstance(then, Clip):
+                return None
+            low, high = max(first.low, then.low), min(first.high, then.high)
+            return Clip(low, high) if low <= high else None
+        case LeakyRelu():
+            return None
+    assert_never(first)

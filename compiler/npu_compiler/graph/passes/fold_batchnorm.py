@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from npu_compiler.graph.ir import Activation, Affine, Conv, Graph, Node
+from npu_compiler.graph.ir import Affine, Conv, Graph, Identity, Node
 from npu_compiler.graph.passes.merge import merge_with_producer
 
 
@@ -21,7 +21,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
 def _fold(producer: Node, node: Node) -> Node | None:
     if not (isinstance(producer, Conv) and isinstance(node, Affine)):
         return None
-    if producer.act != Activation() or producer.residual is not None:
+    if producer.act != Identity() or producer.residual is not None:
         return None
     scale = node.scale.astype(np.float64)
     weight_scale = None

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from npu_compiler.graph.ir import Activation, Add, Conv, Graph, Node
+from npu_compiler.graph.ir import Add, Conv, Graph, Identity, Node, follows_residual
 
 
 def fuse_residual(graph: Graph) -> Graph:
@@ -31,7 +31,7 @@ def fuse_residual(graph: Graph) -> Graph:
 
 def _branch_end(graph: Graph, nodes: dict[str, Node], add: Add) -> Conv | None:
     """Return the convolution that can take an addition, the later one of two."""
-    if add.act.kind == "leaky" or add.a == add.b:
+    if add.a == add.b or not follows_residual(add.act):
         return None
     order = list(nodes)
     found = [
@@ -39,7 +39,7 @@ def _branch_end(graph: Graph, nodes: dict[str, Node], add: Add) -> Conv | None:
         for node in (nodes.get(add.a), nodes.get(add.b))
         if isinstance(node, Conv)
         and node.residual is None
-        and node.act == Activation()
+        and node.act == Identity()
         and node.out not in graph.quant
         and len(graph.users(node.out)) == 1
     ]

@@ -1,6 +1,8 @@
 """The rules of the float graph; a broken one is a bug of the pass before."""
 
-from npu_compiler.graph.ir import Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, Shape, inputs
+from typing import assert_never
+
+from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, Shape, inputs
 
 
 def verify(graph: Graph, pass_name: str) -> None:
@@ -36,8 +38,12 @@ def shape_of(graph: Graph, node: Node) -> Shape:
             return (len(node.weight), *size)
         case Affine():
             assert node.scale.shape == node.shift.shape == (first[0],), f"{node.name}: scale and shift"
+            return first
+        case Act():
+            return first
         case Add():
             assert graph.shapes[node.b] == first, f"{node.name}: operands"
+            return first
         case Pool():
             return (first[0], *_size(first, node.kernel, node.stride, node.pads, node.dilation))
         case Concat():
@@ -46,7 +52,7 @@ def shape_of(graph: Graph, node: Node) -> Shape:
             return (first[0], *_size(first, (1, 1), node.stride, node.pads, (1, 1)))
         case Channels():
             return (len(node.source), *first[1:])
-    return first
+    assert_never(node)
 
 
 def _size(
