@@ -115,16 +115,18 @@ class QuantizeOptions:
         """
         for name, kind in get_type_hints(QuantizeOptions).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise DataError(f"{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}")
+                raise DataError(
+                    f"{name} {getattr(self, name)!r} is not known", hint=f"one of {', '.join(get_args(kind))}"
+                )
         if not 50.0 < self.percentile <= 100.0:
-            raise DataError(f"percentile {self.percentile}", hint="above 50, at most 100")
+            raise DataError(f"percentile {self.percentile} is out of range", hint="above 50, at most 100")
         for name, least in (("max_images", 1), ("search_images", 1), ("generations", 0), ("seed", 0)):
             if getattr(self, name) < least:
-                raise DataError(f"{name} {getattr(self, name)}", hint=f"at least {least}")
+                raise DataError(f"{name} {getattr(self, name)} is out of range", hint=f"at least {least}")
         if self.uniform != "none" and self.extract == "dynamic":
             raise DataError("conventional INT4 has one position, dynamic extraction many", hint="take one of the two")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise DataError(f"seconds {self.seconds}", hint="above 0")
+            raise DataError(f"seconds {self.seconds} is out of range", hint="above 0")
         return self
 
 

@@ -68,6 +68,22 @@ def positive(text: str) -> int:
     return value
 
 
+def natural(text: str) -> int:
+    """Return a whole number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Return the four sizes of an input."""
+    found = tuple(map(int, text.split(",")))
+    if len(found) != 4 or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not four sizes: images, channels, height, width")
+    return found
+
+
 def svg(text: str) -> OutputFile:
     """Return the path of a plot."""
     if not text.endswith(".svg"):
@@ -83,6 +99,8 @@ def numbers_of(text: str) -> tuple[float, ...]:
 ratios.__name__ = "comma-separated percentages"
 ratio.__name__ = "percentage"
 positive.__name__ = "positive number"
+natural.__name__ = "whole number"
+shape.__name__ = "sizes N,C,H,W"
 numbers_of.__name__ = "comma-separated numbers"
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from npu_isa.errors import NpuError
+from npu_isa.errors import NpuError, printable
 from npu_isa.file.container import write_whole
 
 if TYPE_CHECKING:
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 
 
 def note(text: str) -> None:
-    """Print a remark."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a remark; a full disk behind stderr does not end the work."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def put_notes(notes: Iterable[str]) -> None:
+    """Print what the compiler has to say of a network."""
+    for text in notes:
+        note(f"note: {printable(text)}")
 
 
 def put(text: str, output: str | None = None) -> None:
@@ -68,7 +75,7 @@ def first_run_notice() -> Iterator[None]:
         def on_start(self, event: Any) -> None:
             if not self.said:
                 self.said = True
-                note("compiling kernels (first run only, up to a minute) ...")
+                note("compiling kernels that are not in Numba's cache yet (up to a minute) ...")
 
         def on_end(self, event: Any) -> None:
             pass

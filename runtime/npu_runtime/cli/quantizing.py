@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from npu_compiler.options import QuantizeOptions, offered
 
-from npu_runtime.cli.arguments import numbers_of, refuse
+from npu_runtime.cli.arguments import numbers_of, refuse, shape
 from npu_runtime.cli.paths import InputPath, kind_of
 from npu_runtime.data.dataset import PreprocessOptions, preprocess_options
 
@@ -33,7 +33,7 @@ def add_model(parser: argparse.ArgumentParser, *kinds: str, text: str = MODEL_HE
         parser.add_argument(
             "--calibration", type=InputPath.of("data"), metavar="DATA", help=".npz, or folder or zip with labels.csv"
         ),
-        parser.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="of a model that leaves sizes open"),
+        parser.add_argument("--input-shape", type=shape, metavar="N,C,H,W", help="of a model that leaves sizes open"),
         pre.add_argument("--pixel-scale", type=float, metavar="X", help="(1/255)"),
         pre.add_argument("--mean", type=numbers_of, metavar="X[,X...]", help="one number, or one per channel (0)"),
         pre.add_argument("--std", type=numbers_of, metavar="X[,X...]", help="one number, or one per channel (1)"),
@@ -78,13 +78,6 @@ def _budget(text: str) -> dict[str, float]:
 
 
 _budget.__name__ = "generations, or seconds as 60s"
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-_shape.__name__ = "comma-separated sizes"
 
 
 def is_quantized(args: argparse.Namespace) -> bool:

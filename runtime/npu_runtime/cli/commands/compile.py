@@ -9,7 +9,7 @@ from npu_isa.file.container import save
 from npu_isa.machine.config import MachineConfig, load_machine
 
 from npu_runtime.cli.arguments import Subparsers, add_command, add_hardware, names, refuse
-from npu_runtime.cli.output import first_run_notice, note, put
+from npu_runtime.cli.output import first_run_notice, note, put, put_notes
 from npu_runtime.cli.paths import OutputFile
 from npu_runtime.cli.quantizing import add_model, is_quantized, model_arguments
 
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         from npu_isa.asm.disasm import disassemble
 
         observe("program", lambda: disassemble(binary, data=False))
+    put_notes(binary.notes)
     if args.output is not None:
         save(binary, args.output)
         dials = sum(layer.has_dial for layer in binary.layers)

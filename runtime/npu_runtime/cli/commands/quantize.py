@@ -8,7 +8,7 @@ from npu_isa.errors import DataError
 from npu_isa.file.container import write_whole
 
 from npu_runtime.cli.arguments import Subparsers, add_command, refuse
-from npu_runtime.cli.output import first_run_notice, note, progress
+from npu_runtime.cli.output import first_run_notice, note, progress, put_notes
 from npu_runtime.cli.paths import OutputFile
 from npu_runtime.cli.quantizing import add_model, model_arguments
 
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
             bar(1, f"{found.ratio} %: distance {found.best:,.4g}, greedy {found.greedy:,.4g}")
 
         _, graph = quantize_file(**arguments, state=state, progress=observe)
+    put_notes(graph.notes)
     npuq.save(graph, args.output)
     groups = sum(graph.tensors[n.src].groups for n in graph.lowerable)
     note(f"{args.output}: {len(graph.lowerable)} layers of {groups} groups can run in 4 bits")

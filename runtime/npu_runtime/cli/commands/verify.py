@@ -13,6 +13,7 @@ from npu_runtime.cli.arguments import (
     add_command,
     add_output,
     names,
+    natural,
     positive,
     ratios,
     refuse,
@@ -45,7 +46,9 @@ def add(sub: Subparsers) -> None:
     one.add_argument("--limit", type=positive, metavar="N", help="images of --data (1)")
     many = parser.add_argument_group("random programs")
     many.add_argument("--random", type=positive, metavar="N", help="that many, on random machines")
-    many.add_argument("--seed", type=int, metavar="S", help="of the first program; the next one has the next seed (0)")
+    many.add_argument(
+        "--seed", type=natural, metavar="S", help="of the first program; the next one has the next seed (0)"
+    )
     many.add_argument("--hardware", type=InputPath.of("toml"), metavar="NAME|FILE", help="on this machine")
     many.add_argument("--jobs", type=positive, metavar="J", help="processes (1)")
     add_output(parser, "the result")
