@@ -1,7 +1,10 @@
-"""What a person may choose about quantization and selection."""
+"""What a person may choose about quantization and selection, in Python and on the command line.
+
+An option is one field of `QuantizeOptions`; the `Flag` beside its type says how the command line offers it.
+"""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from npu_isa.errors import DataError
 
@@ -16,6 +19,31 @@ Selection = Literal["random", "range", "greedy", "evolutionary"]
 Uniform = Literal["none", "minmax", "mse"]
 
 SMALL = 32  # products of a sum
+
+
+Beside = tuple[str, tuple[str, ...]]  # a field, and the values of it beside which an option does something
+SEARCH: Beside = ("selection", ("evolutionary",))
+CHANCE: Beside = ("selection", ("random", "evolutionary"))
+EXTRACTION: Beside = ("uniform", ("none",))
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How the command line offers an option; its choices are those of the field's type.
+
+    Attributes:
+        name: of the flag, without dashes.
+        help: what it chooses; the default is added, unless the text ends in it.
+        value: stands for the value in the help. The flag of a field that is true by default has none: it turns it off.
+        beside: where the option does nothing by itself.
+        part: of the method whose parts `npu ablate` adds one by one.
+    """
+
+    name: str
+    help: str
+    value: str = ""
+    beside: Beside | None = None
+    part: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,24 +76,36 @@ class QuantizeOptions:
             extraction.
     """
 
-    method: Method = "minmax"
-    percentile: float = 99.99
-    aligned: bool = True
-    grouping: Grouping = "magnitude"
-    positions: Positions = "error"
-    bias_correction: Repair = "layer"
-    extract: Extraction = "static"
-    rounding: Rounding = "learned"
-    keep_first_8bit: bool = True
-    keep_last_8bit: bool = True
-    keep_small_8bit: bool = True
-    max_images: int = 256
-    selection: Selection = "greedy"
-    seed: int = 0
-    generations: int = 10
-    search_images: int = 256
-    seconds: float | None = None
-    uniform: Uniform = "none"
+    method: Annotated[Method, Flag("method", "range of a tensor")] = "minmax"
+    percentile: Annotated[
+        float, Flag("percentile", "for --method percentile", "P", beside=("method", ("percentile",)))
+    ] = 99.99
+    max_images: Annotated[int, Flag("max-images", "calibration images used", "N")] = 256
+    selection: Annotated[Selection, Flag("select", "which groups turn 4-bit first", part=True)] = "greedy"
+    extract: Annotated[Extraction, Flag("extract", "positions of activations", beside=EXTRACTION, part=True)] = "static"
+    positions: Annotated[
+        Positions, Flag("positions", "least squared error, or by range", beside=EXTRACTION, part=True)
+    ] = "error"
+    grouping: Annotated[Grouping, Flag("grouping", "channels of a group", beside=EXTRACTION, part=True)] = "magnitude"
+    rounding: Annotated[Rounding, Flag("rounding", "of weights (learned; nearest with --uniform)", part=True)] = (
+        "learned"
+    )
+    bias_correction: Annotated[Repair, Flag("bias-correction", "what bias rows repair", part=True)] = "layer"
+    uniform: Annotated[Uniform, Flag("uniform", "conventional INT4 in place of extraction", part=True)] = "none"
+    seed: Annotated[int, Flag("seed", "of random and evolutionary selection", "S", beside=CHANCE)] = 0
+    generations: Annotated[
+        int, Flag("budget", "search: generations, or seconds as 60s (10)", "N|Ss", beside=SEARCH)
+    ] = 10
+    seconds: float | None = None  # --budget gives either of the two
+    search_images: Annotated[int, Flag("search-images", "search: images to measure on", "N", beside=SEARCH)] = 256
+    aligned: Annotated[
+        bool, Flag("plain-scales", "do not align 8-bit scales to the 4-bit grid", beside=EXTRACTION, part=True)
+    ] = True
+    keep_first_8bit: Annotated[bool, Flag("lower-first", "let the first convolution run in 4 bits too")] = True
+    keep_last_8bit: Annotated[bool, Flag("lower-last", "let the last layer run in 4 bits too")] = True
+    keep_small_8bit: Annotated[bool, Flag("lower-small", f"let layers of at most {SMALL} products a sum do so too")] = (
+        True
+    )
 
     def check(self) -> "QuantizeOptions":
         """Return self.
@@ -73,26 +113,39 @@ class QuantizeOptions:
         Raises:
             DataError: a value is out of its range.
         """
-        choices = {
-            "method": Method,
-            "grouping": Grouping,
-            "positions": Positions,
-            "bias_correction": Repair,
-            "extract": Extraction,
-            "rounding": Rounding,
-            "selection": Selection,
-            "uniform": Uniform,
-        }
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                raise DataError(f"{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}")
+        for name, kind in get_type_hints(QuantizeOptions).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise DataError(
+                    f"{name} {getattr(self, name)!r} is not known", hint=f"one of {', '.join(get_args(kind))}"
+                )
         if not 50.0 < self.percentile <= 100.0:
-            raise DataError(f"percentile {self.percentile}", hint="above 50, at most 100")
+            raise DataError(f"percentile {self.percentile} is out of range", hint="above 50, at most 100")
         for name, least in (("max_images", 1), ("search_images", 1), ("generations", 0), ("seed", 0)):
             if getattr(self, name) < least:
-                raise DataError(f"{name} {getattr(self, name)}", hint=f"at least {least}")
+                raise DataError(f"{name} {getattr(self, name)} is out of range", hint=f"at least {least}")
         if self.uniform != "none" and self.extract == "dynamic":
             raise DataError("conventional INT4 has one position, dynamic extraction many", hint="take one of the two")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise DataError(f"seconds {self.seconds}", hint="above 0")
+            raise DataError(f"seconds {self.seconds} is out of range", hint="above 0")
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An option that the command line offers: its field, the field's type and default, and the flag."""
+
+    field: str
+    kind: Any
+    default: Any
+    flag: Flag
+
+
+def offered() -> tuple[Offered, ...]:
+    """Return the options that have a flag, in the order of the help."""
+    hints = get_type_hints(QuantizeOptions, include_extras=True)
+    defaults = QuantizeOptions()
+    return tuple(
+        Offered(name, get_args(hint)[0], getattr(defaults, name), get_args(hint)[1])
+        for name, hint in hints.items()
+        if get_origin(hint) is Annotated
+    )

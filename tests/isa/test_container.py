@@ -284,3 +284,29 @@ def test_folder_or_file_that_is_not_there(tmp_path):
         write_whole(tmp_path / "none" / "x.npubin", b"")
     with pytest.raises(ContainerError, match="cannot read: No such file or directory"):
         load(tmp_path / "none.npubin")
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    target, link = tmp_path / "real.npubin", tmp_path / "link.npubin"
+    for _ in range(2):  # the target is not there, and is there
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        write_whole(link, b"new")
+        assert (link.is_symlink(), target.read_bytes()) == (True, b"new")
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, b"through")
+    assert os.read(reader, 100) == b"through"
+    assert pipe.is_fifo()
+    os.close(reader)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ContainerError, match="cannot write: Is a directory"):
+        write_whole(tmp_path, b"")
+    with pytest.raises(ContainerError, match="cannot read: Is a directory"):
+        load(tmp_path)

@@ -215,6 +215,7 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     compiled = ("compile", MODEL, "--calibration", TRAIN, "-o", folder / "out.npubin")
     np.savez(folder / "small.npz", images=np.zeros((4, 5, 5, 1), np.uint8), labels=np.zeros(4, np.int64))
     (folder / "text.onnx").write_text("hello")
+    (folder / "text.s").write_text("hello")
     (folder / "odd.toml").write_text("array_rows = 7\n")
     unknown = tiny_model(folder / "tiny.onnx", "Softplus")
     yield ("run", folder / "no.npubin"), 1, f"error: {folder}/no.npubin: cannot read: No such file or directory"
@@ -225,8 +226,8 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     )
     yield ("run", digits_file, "--data", folder / "small.npz"), 1, "error: images are uint8 of shape (4, 5, 5, 1)"
     yield ("run", digits_file, "--limit", 3), 1, "error: --limit takes the first images of a data set"
-    yield ("run", folder / "text.onnx"), 1, "error: text.onnx: not a npubin file"
-    yield ("report", digits_file, "--ratio", "1,2"), 2, "error: --ratio: one percentage"
+    yield ("run", folder / "text.onnx"), 1, f"error: {folder}/text.onnx: is an ONNX model, not a compiled binary"
+    yield ("report", digits_file, "--ratio", "1,2"), 2, "error: argument --ratio: one percentage, not 1,2"
     yield ("compile", folder / "no.onnx", *compiled[2:]), 1, f"error: {folder}/no.onnx: no such file"
     yield ("compile", folder / "text.onnx", *compiled[2:]), 1, "error: text.onnx: not a readable ONNX model: "
     yield ("compile", unknown, *compiled[2:]), 1, "error: tiny.onnx: "
@@ -242,7 +243,7 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     yield (*compiled[:-1], folder / "no" / "out.npubin"), 1, f"error: {folder}/no/out.npubin: cannot write: "
     yield ("hardware", "check", folder / "odd.toml"), 1, f"error: {folder}/odd.toml: "
     yield ("asm", folder / "no.s", "-o", folder / "out.npubin"), 1, f"error: {folder}/no.s: cannot read: "
-    yield ("asm", folder / "text.onnx", "-o", folder / "out.npubin"), 1, f"error: {folder}/text.onnx:1:"
+    yield ("asm", folder / "text.s", "-o", folder / "out.npubin"), 1, f"error: {folder}/text.s:1:"
     small = (MODEL, "--calibration", TRAIN, "--max-images", 4)
     quantized, state = folder / "d.npuq", folder / "s.json"
     npuq.save(digits.quantized, quantized)
@@ -254,7 +255,7 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     yield (*compiled, "--budget", "3"), 2, "error: --budget does nothing without --select evolutionary"
     yield (*compiled, "--seed", "3"), 2, "error: --seed does nothing without --select random or evolutionary"
     yield (*compiled, "--uniform", "mse", "--positions", "range"), 2, "error: --positions does nothing with --uniform"
-    yield ("ablate", *small, "--data", TEST, "--select", "range"), 2, "error: --select does nothing here"
+    yield ("ablate", *small, "--data", TEST, "--select", "range"), 2, "error: unrecognized arguments: --select range"
     yield (*search, "--seed", "4"), 1, f"error: {state}: the search was begun with --seed 3, not 4"
     yield ("verify", digits_file, "--limit", 2), 2, "error: --limit does nothing without --data"
     yield ("verify", digits_file, "--models", "fast,slow"), 1, "error: unknown model 'slow'"

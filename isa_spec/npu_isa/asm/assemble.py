@@ -15,7 +15,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 
 from npu_isa.asm.draft import Draft, Item, Statement, WrongError, unknown_name
 from npu_isa.asm.syntax import DATA, DATA_BLOCKS, HEADS, grammar
-from npu_isa.errors import AsmError, did_you_mean
+from npu_isa.errors import AsmError, did_you_mean, printable, quoted
 from npu_isa.file.binary import Binary
 from npu_isa.file.manifest import FieldError, from_parts
 
@@ -151,7 +151,7 @@ def _unreadable(line: str, error: UnexpectedInput) -> WrongError:
     if word and "MNEMONIC" in expected:
         kind = "directive" if word.startswith(".") else "instruction"
         hint = did_you_mean(word, HEADS) or f"there are {', '.join(HEADS)}"
-        return WrongError(column, f"unknown {kind} {word!r}", hint)
+        return WrongError(column, f"unknown {kind} {quoted(word)}", hint)
     if word and "NAME" in expected:
         head = _WORD.search(line)
         assert head is not None
@@ -200,9 +200,9 @@ def _fault(lines: list[str], where: str, number: int, wrong: WrongError) -> AsmE
     """Return the error with file, line and column, the line itself and a caret under the spot."""
     line, column = lines[number - 1], wrong.column
     first = max(0, column - 1 - SHOWN)
-    shown = line[first : column - 1 + SHOWN]
-    pad = "".join("\t" if c == "\t" else " " for c in shown[: column - 1 - first])
-    return AsmError(f"{wrong.message}\n{shown}\n{pad}^", f"{where}:{number}:{column}", wrong.hint)
+    before, after = printable(line[first : column - 1]), printable(line[column - 1 : column - 1 + SHOWN])
+    pad = "".join("\t" if c == "\t" else " " for c in before)
+    return AsmError(f"{wrong.message}\n{before}{after}\n{pad}^", f"{where}:{number}:{column}", wrong.hint)
 
 
 def _together(faults: list[AsmError]) -> AsmError:

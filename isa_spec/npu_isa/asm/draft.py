@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.asm.syntax import CHANNEL, NAMES, TOKENS
-from npu_isa.errors import NpuError, did_you_mean
+from npu_isa.errors import NpuError, did_you_mean, quoted
 from npu_isa.file.manifest import KINDS, PER_INSTRUCTION
 from npu_isa.isa.codec import encode, operand_problem, token_problem
 from npu_isa.isa.program import Instruction
@@ -83,7 +83,7 @@ class Draft:
             if item.name not in NAMES[statement.head]:
                 raise unknown_name(item.column, statement.head, item.name)
             if item.name in seen:
-                raise WrongError(item.column, f"{item.name!r} is given twice", "keep one of them")
+                raise WrongError(item.column, f"{quoted(item.name)} is given twice", "keep one of them")
             seen.add(item.name)
         if statement.head in BY_NAME:
             self._places.setdefault("code", (line, statement.column))
@@ -143,7 +143,9 @@ class Draft:
         name = str(value.value)
         if name not in SHIPPED:
             near = did_you_mean(name, SHIPPED)
-            raise WrongError(value.column, f"no shipped machine {name!r}", near or f"there are {', '.join(SHIPPED)}")
+            raise WrongError(
+                value.column, f"no shipped machine {quoted(name)}", near or f"there are {', '.join(SHIPPED)}"
+            )
         return name
 
     def _fill(self, part: dict[str, Any], path: str, statement: Statement, line: int) -> None:
@@ -151,7 +153,7 @@ class Draft:
         for item in statement.items:
             if item.name in part:
                 first = self._places[f"{path}.{item.name}"][0]
-                raise WrongError(item.column, f"{item.name!r} is given twice", f"the first is in line {first}")
+                raise WrongError(item.column, f"{quoted(item.name)} is given twice", f"the first is in line {first}")
             part[item.name] = _plain(item.value)
             self._places[f"{path}.{item.name}"] = (line, item.column)
 
@@ -175,9 +177,11 @@ class Draft:
             return value.value
         if value.value not in names:
             near = did_you_mean(value.value, names)
-            raise WrongError(value.column, f"no layer {value.value!r} is defined", near or "put a .define before")
+            raise WrongError(value.column, f"no layer {quoted(value.value)} is defined", near or "put a .define before")
         if names.count(value.value) > 1:
-            raise WrongError(value.column, f"several layers are called {value.value!r}", "give the layer's number")
+            raise WrongError(
+                value.column, f"several layers are called {quoted(value.value)}", "give the layer's number"
+            )
         return names.index(value.value)
 
     # -- instructions
@@ -283,7 +287,7 @@ def unknown_name(column: int, head: str, word: str) -> WrongError:
     """Return the fault of a name that an instruction or directive does not have."""
     names = NAMES[head]
     hint = did_you_mean(word, names) or (f"it has {', '.join(names)}" if names else "")
-    return WrongError(column, f"{head} has no {'key' if head.startswith('.') else 'operand'} {word!r}", hint)
+    return WrongError(column, f"{head} has no {'key' if head.startswith('.') else 'operand'} {quoted(word)}", hint)
 
 
 def _plain(value: Any) -> Any:
@@ -331,8 +335,8 @@ def _number(operand: Operand, value: Any, column: int) -> int:
     hint = f"a whole number, or {', '.join(operand.names)}" if operand.names else "a whole number"
     if isinstance(value, tuple):
         near = did_you_mean(value[0], operand.names)
-        raise WrongError(column, f"{operand.name} = {'+'.join(value)} is not known", near or hint)
-    raise WrongError(column, f"{operand.name} = {value!r} is not a whole number", hint)
+        raise WrongError(column, f"{operand.name} = {quoted('+'.join(value))} is not known", near or hint)
+    raise WrongError(column, f"{operand.name} = {quoted(value)} is not a whole number", hint)
 
 
 def _engines(spec: InstructionSpec, item: Item) -> int:
@@ -342,7 +346,7 @@ def _engines(spec: InstructionSpec, item: Item) -> int:
     for word in words:
         if word not in ENGINES:
             near = did_you_mean(word, ENGINES)
-            raise WrongError(item.value_column, f"no engine {word!r}", near or f"there are {', '.join(ENGINES)}")
+            raise WrongError(item.value_column, f"no engine {quoted(word)}", near or f"there are {', '.join(ENGINES)}")
         mask |= 1 << ENGINES.index(word)
     wrong = token_problem(spec, mask) if words else "not names of engines"
     if wrong is not None:

@@ -167,6 +167,10 @@ class Binary:
         """Boundary registers used."""
         return sum(layer.has_dial for layer in self.layers)
 
+    def percent(self, low_macs: int) -> float:
+        """Return the ratio that multiply-accumulates in 4 bits are, in percent of `dial_macs`."""
+        return 100.0 * low_macs / self.dial_macs if self.dial_macs else 0.0
+
     def steps_at(self, ratio_percent: float) -> int:
         """Return how many dial steps come nearest to a ratio: the share of `dial_macs` done in 4 bits, in percent.
 
@@ -189,4 +193,4 @@ class Binary:
     def effective_percent(self, ratio_percent: float) -> float:
         """Return the ratio really reached when `ratio_percent` is asked."""
         steps = self.steps_at(ratio_percent)
-        return 100.0 * self.dial[steps - 1].low_macs / self.dial_macs if steps else 0.0
+        return self.percent(self.dial[steps - 1].low_macs if steps else 0)

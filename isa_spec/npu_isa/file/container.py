@@ -67,24 +67,31 @@ def unseal(data: bytes, magic: bytes, version: int, where: str) -> tuple[dict[st
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file under a temporary name beside its place and rename it: whole or not at all.
 
+    A symbolic link stays, and the file that it points to is replaced; a device or a pipe is written to as it is.
+
     Raises:
         ContainerError: the folder does not exist or cannot be written.
     """
-    target = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "wb") as file:
                 file.write(data)
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        else:
+            _replace(Path(os.path.realpath(path)), data)
     except OSError as error:
-        raise ContainerError(
-            f"cannot write: {error.strerror}", str(target), "give a path in a writable folder"
-        ) from None
+        raise ContainerError(f"cannot write: {error.strerror}", str(path), "give a path in a writable folder") from None
+
+
+def _replace(target: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def read_whole(path: str | Path) -> bytes:

@@ -37,25 +37,13 @@ def report(session: Session, by: str) -> Table:
     return Table(REPORT_SCHEMA.format(by=by), head, tuple(makers[by](session)), hidden=("onnx_nodes",))
 
 
-def layer_low_macs(session: Session) -> list[int]:
-    """Return per layer the multiply-accumulates that run in 4 bits."""
-    low = [0] * len(session.binary.layers)
-    at = {layer.register: i for i, layer in enumerate(session.binary.layers) if layer.has_dial}
-    before = 0
-    for step in session.binary.dial:
-        part, before = step.low_macs - before, step.low_macs
-        if step.boundary <= session.boundaries[step.register]:
-            low[at[step.register]] += part
-    return low
-
-
 def _by_layer(session: Session) -> list[Row]:
     timing, binary = session.timing(), session.binary
     own = layer_cycles(timing, binary.layer_of, len(binary.layers))
     by_cause = spent(timing, session.ops)
     layer_of = binary.layer_of[: len(timing.table)]
     engine_of = np.array([op.engine for op in session.ops[: len(timing.table)]])
-    low = layer_low_macs(session)
+    low = session.layer_low_macs
     rows = []
     for i, layer in enumerate(binary.layers):
         mine = layer_of == i

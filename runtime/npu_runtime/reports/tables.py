@@ -61,7 +61,7 @@ def text_table(rows: Sequence[Row] | Iterable[Row]) -> str:
         table.add_column(name.replace("_", " "), justify="right" if is_number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(cell(v) for v in row.values()))
-    console = Console(width=10_000, color_system=None, highlight=False, markup=False)
+    console = Console(file=io.StringIO(), width=10_000, color_system=None, highlight=False, markup=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

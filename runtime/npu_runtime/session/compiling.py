@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from npu_compiler.backend.link import Observe, compile_quantized, ignore
 from npu_compiler.graph.ir import Graph
@@ -10,6 +11,7 @@ from npu_compiler.lowering.evolve import Progress, State
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model, quantize_graph
 from npu_compiler.qgraph.ir import Preprocess, QuantizedGraph
+from npu_isa.errors import UnsupportedError
 from npu_isa.file.binary import Binary
 from npu_isa.machine.config import MachineConfig, load_machine
 
@@ -25,53 +27,103 @@ class Compiled:
     binary: Binary
 
 
-def quantize_file(
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """All that quantization needs, read and checked: the network, calibration images, and the way to its input."""
+
+    graph: Graph
+    calibration: Dataset
+    preprocess: Preprocess
+
+
+def prepare(
     model: str | Path,
     calibration: str | Path | Dataset,
     preprocess: PreprocessOptions | None = None,
     options: QuantizeOptions | None = None,
     *,
+    machine: MachineConfig | None = None,
     requantize: bool = False,
+    input_shape: tuple[int, ...] | None = None,
     observe: Observe = ignore,
-    state: State | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
-) -> tuple[Graph, QuantizedGraph]:
-    """Quantize an ONNX model for every machine; `npu_compiler.qgraph.npuq.save` keeps the result.
+) -> Prepared:
+    """Read and check what takes no time, before the minutes that quantization may take.
 
     Args:
         model: ONNX file, opset 11 to 21, one image input (N, C, H, W).
         calibration: data set (see `npu_runtime.data.dataset.load_dataset`), or its path; labels are not needed.
         preprocess: from pixels to the model's input; pixel / 255 if None.
         options: quantization choices; the defaults if None.
+        machine: what the network shall run on, if that is known: what it will refuse is refused now.
         requantize: ignore the activation quantization of a QDQ model.
+        input_shape: N, C, H, W of a model that leaves sizes open.
         observe: see `npu_compiler.pipeline`.
+
+    Raises:
+        NpuError: model, data, options or machine do not do; the message says which, where, and the way out.
+    """
+    given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
+    shaped: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
+    graph = import_model(model, observe, requantize=requantize, **shaped)
+    if machine is not None:
+        check_early(graph, chosen, machine)
+    channels = graph.shapes[graph.input][0]
+    mean, std = given.per_channel(channels)
+    pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
+    if not isinstance(calibration, Dataset):
+        calibration = load_dataset(calibration, given.geometry, chosen.max_images, channels)
+    return Prepared(graph, calibration, pre)
+
+
+def check_early(graph: Graph, options: QuantizeOptions, machine: MachineConfig) -> None:
+    """Refuse what a machine will refuse once the network is quantized; what passes here may still not fit.
+
+    Raises:
+        UnsupportedError: the options ask for what the machine does not have.
+    """
+    machine.check()
+    if options.extract == "dynamic" and not machine.dynamic_extraction:
+        raise UnsupportedError(
+            f"dynamic extraction: the machine {machine.name} has none",
+            graph.name,
+            "set dynamic_extraction = true in the machine, or quantize with --extract static",
+        )
+
+
+def quantize_file(
+    model: str | Path,
+    calibration: str | Path | Dataset,
+    preprocess: PreprocessOptions | None = None,
+    options: QuantizeOptions | None = None,
+    *,
+    machine: MachineConfig | None = None,
+    requantize: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+    observe: Observe = ignore,
+    state: State | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> tuple[Graph, QuantizedGraph]:
+    """Quantize an ONNX model for every machine; `npu_runtime.save_quantized` keeps the result.
+
+    Args:
         state, progress: of an evolutionary search; see `npu_compiler.lowering.lower_graph`.
+        others: those of `prepare`, and its errors.
 
     Returns:
         the optimized float graph and the quantized one.
-
-    Raises:
-        NpuError: model, data or options do not do; the message says which, where, and the way out.
     """
-    given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
-    graph = import_model(model, observe, requantize=requantize)
-    data, pre = load_calibration(graph, calibration, given, chosen.max_images)
-    return graph, quantize_graph(graph, data.images, pre, chosen, observe, state, progress)
-
-
-def load_calibration(
-    graph: Graph, source: str | Path | Dataset, preprocess: PreprocessOptions, limit: int | None
-) -> tuple[Dataset, Preprocess]:
-    """Return the images of a data set as a network reads them, and the preprocessing with a value per channel.
-
-    Raises:
-        DataError: the data set cannot be read, or mean and std do not fit the network's channels.
-    """
-    channels = graph.shapes[graph.input][0]
-    mean, std = preprocess.per_channel(channels)
-    pre = Preprocess(preprocess.pixel_scale, mean, std, preprocess.geometry.resize, preprocess.geometry.crop)
-    data = source if isinstance(source, Dataset) else load_dataset(source, preprocess.geometry, limit, channels)
-    return data, pre
+    ready = prepare(
+        model,
+        calibration,
+        preprocess,
+        options,
+        machine=machine,
+        requantize=requantize,
+        input_shape=input_shape,
+        observe=observe,
+    )
+    images, pre = ready.calibration.images, ready.preprocess
+    return ready.graph, quantize_graph(ready.graph, images, pre, options, observe, state, progress)
 
 
 def compile_file(
@@ -82,14 +134,23 @@ def compile_file(
     options: QuantizeOptions | None = None,
     *,
     requantize: bool = False,
+    input_shape: tuple[int, ...] | None = None,
     observe: Observe = ignore,
 ) -> Compiled:
     """Compile an ONNX model for a machine: a shipped one, a TOML file, or a description.
 
-    The other arguments and errors are those of `quantize_file`. A .npuq file is compiled by
-    `npu_compiler.backend.link.compile_quantized`.
+    The other arguments and errors are those of `prepare`. For several machines, quantize once (`quantize_file`) and
+    compile the quantized graph for each (`compile_quantized`).
     """
     machine = hardware if isinstance(hardware, MachineConfig) else load_machine(hardware)
-    machine.check()
-    graph, quantized = quantize_file(model, calibration, preprocess, options, requantize=requantize, observe=observe)
+    graph, quantized = quantize_file(
+        model,
+        calibration,
+        preprocess,
+        options,
+        machine=machine,
+        requantize=requantize,
+        input_shape=input_shape,
+        observe=observe,
+    )
     return Compiled(graph, quantized, compile_quantized(quantized, machine, observe))

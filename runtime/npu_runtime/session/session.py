@@ -1,6 +1,5 @@
 """A loaded binary: turn the dial, run images, read the clock."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,18 +27,16 @@ class Session:
 
     Args:
         source: a .npubin file or a `Binary`.
-        notify: called once with a text when the simulator must be compiled first (some seconds, then cached).
 
     Raises:
         ContainerError: the file is missing or damaged.
         ProgramError: the program would race, deadlock, leave a memory or read what was not written.
     """
 
-    def __init__(self, source: str | Path | Binary, notify: Callable[[str], None] | None = None) -> None:
+    def __init__(self, source: str | Path | Binary) -> None:
         self.binary = source if isinstance(source, Binary) else load(source)
         self.ops = check_binary(self.binary)
         self.switch_cycles_total = 0
-        self._notify = notify
         self._timing: dict[tuple[int, ...], Timing] = {}
         self._values: tuple[tuple[int, ...], Values] | None = None
         self._model: TimingModel | None = None
@@ -60,24 +57,29 @@ class Session:
     @property
     def effective_percent(self) -> float:
         """Share of the multiply-accumulates of the layers with a dial that now run in 4 bits, in percent."""
-        return 100.0 * self.low_macs / self.binary.dial_macs if self.binary.dial_macs else 0.0
+        return self.binary.percent(self.low_macs)
 
     @property
     def ratios(self) -> tuple[float, ...]:
         """Every effective ratio that the dial reaches, in percent, ascending from 0."""
-        return (0.0, *(100.0 * step.low_macs / self.binary.dial_macs for step in self.binary.dial))
+        return (0.0, *(self.binary.percent(step.low_macs) for step in self.binary.dial))
+
+    @property
+    def layer_low_macs(self) -> tuple[int, ...]:
+        """Multiply-accumulates per image that now run in 4 bits, of each layer."""
+        low = [0] * len(self.binary.layers)
+        at = {layer.register: i for i, layer in enumerate(self.binary.layers) if layer.has_dial}
+        before = 0
+        for step in self.binary.dial:  # each step's own part is the growth of the sum
+            part, before = step.low_macs - before, step.low_macs
+            if step.boundary <= self._boundaries[step.register]:
+                low[at[step.register]] += part
+        return tuple(low)
 
     @property
     def low_macs(self) -> int:
         """Multiply-accumulates per image that now run in 4 bits."""
-        position = dict(enumerate(self._boundaries))
-        macs, before, done = 0, 0, dict.fromkeys(position, 0)
-        for step in self.binary.dial:  # each step's own part is the growth of the sum
-            part, before = step.low_macs - before, step.low_macs
-            if step.boundary <= position[step.register] and done[step.register] < step.boundary:
-                macs += part
-                done[step.register] = step.boundary
-        return macs
+        return sum(self.layer_low_macs)
 
     def set_ratio(self, percent: float) -> float:
         """Turn the dial to the step nearest to a ratio of 4-bit multiply-accumulates.
@@ -131,7 +133,6 @@ class Session:
         """
         at = self._boundaries if boundaries is None else boundaries
         if at not in self._timing:
-            self._announce()
             from npu_sim.fast.time.model import TimingModel
 
             if self._model is None:
@@ -185,7 +186,6 @@ class Session:
 
     def _simulator(self) -> "Values":
         if self._values is None or self._values[0] != self._boundaries:
-            self._announce()
             from npu_sim.fast.values.run import Values
 
             b = self.binary
@@ -195,17 +195,6 @@ class Session:
                 made = self._values[1].at(self._boundaries)
             self._values = (self._boundaries, made)
         return self._values[1]
-
-    def _announce(self) -> None:
-        """Say once that the first run compiles, if the compiled simulator is not in Numba's cache."""
-        if self._notify is None or "npu_sim.fast.values.kernels" in sys.modules:
-            return
-        import npu_sim.fast.values
-
-        cache = Path(npu_sim.fast.values.__file__).parent / "__pycache__"
-        if not any(cache.glob("kernels.*.nbi")):
-            self._notify("compiling the simulator (first run only, about 10 seconds) ...")
-        self._notify = None
 
 
 def decode_output(binary: Binary, raw: NDArray[np.uint8]) -> Array:

@@ -1,0 +1,1 @@
+"""The commands, a file each: its parser (`add`) and what it does (`run`)."""
