@@ -42,6 +42,7 @@ def build(
     preprocess: Preprocess,
     table: U8,
     options: QuantizeOptions,
+    builder: type["Builder"] | None = None,
 ) -> QuantizedGraph:
     """Return the quantized graph in which every layer runs in 8 bits.
 
@@ -52,8 +53,9 @@ def build(
         dial: names of the convolutions that may run in 4 bits later; their weights' scales may be aligned.
         preprocess, table: copied into the result.
         options: choices.
+        builder: what makes the nodes, if not `Builder`.
     """
-    maker = _Builder(prepared, quant, mean_square, dial, options)
+    maker = (builder or Builder)(prepared, quant, mean_square, dial, options)
     for node in prepared.graph.nodes:
         maker.add(node)
     graph = prepared.graph
@@ -80,7 +82,7 @@ def scatter(values: NDArray[Any], channel_map: Map, axis: int = 0) -> NDArray[An
     return np.moveaxis(found, 0, axis)
 
 
-class _Builder:
+class Builder:
     """The nodes and tensors so far."""
 
     def __init__(
@@ -227,21 +229,25 @@ class _Builder:
         kh, kw = node.weight.shape[2:]
         window = Window((kh, kw), node.stride, node.dilation, node.pads[0], node.pads[1])
         src, after = self._read(node, node.src, window, macs_channels=node.weight.shape[1])
-        weight = dense_weight(node).astype(np.float64)
-        scale = self._conv_scale(node, weight)
-        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *after.kernel, -1)
-        maps = (self.maps[node.out], self.tensors[src].channel_map)
-        bias = node.bias.astype(np.float64)
-        integers, epilogue = self._weights(node, src, folded, bias, scale, node.act, node.residual, maps)
         if self.tensors[src].groups > MAX_GROUPS:
             raise UnsupportedError(
                 f"{self.tensors[src].channels} input channels, a layer may read {MAX_GROUPS * 16}", f"node {node.name}"
             )
+        integers, epilogue = self._conv_weights(node, src, after)
         out = self.tensors[node.out]
         macs = out.height * out.width * node.weight.size
         self.nodes.append(
             QConv(node.name, node.out, node.onnx_nodes, src, integers, after, epilogue, node.residual, None, macs)
         )
+
+    def _conv_weights(self, node: Conv, src: str, after: Window) -> tuple[I8, Epilogue]:
+        """Return integer weights for what is read by the window `after` a fold, and the epilogue."""
+        weight = dense_weight(node).astype(np.float64)
+        scale = self._conv_scale(node, weight)
+        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *after.kernel, -1)
+        maps = (self.maps[node.out], self.tensors[src].channel_map)
+        bias = node.bias.astype(np.float64)
+        return self._weights(node, src, folded, bias, scale, node.act, node.residual, maps)
 
     def _conv_scale(self, node: Conv, weight: F64) -> F64:
         if node.weight_scale is not None:
