@@ -9,6 +9,7 @@ from pathlib import Path
 from npu_isa.file.binary import Binary
 from npu_isa.machine.config import MachineConfig
 
+from npu_compiler import backend
 from npu_compiler.backend.link import Observe, compile_quantized, ignore
 from npu_compiler.frontend.reader import read_onnx
 from npu_compiler.graph.ir import Graph
@@ -20,6 +21,7 @@ from npu_compiler.options import QuantizeOptions
 from npu_compiler.qgraph.dump import dump
 from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
 from npu_compiler.quantize.quantize import quantize8
+from npu_compiler.quantize.skeleton import skeleton
 
 STAGES = ("import", *(p.__name__ for p in PASSES), "quantized", "schedule")
 
@@ -39,6 +41,15 @@ def import_model(path: str | Path, observe: Observe = ignore, *, requantize: boo
     graph = read_onnx(path, requantize=requantize)
     observe("import", graph.dump)
     return optimize(graph, observe=lambda name, g: observe(name, g.dump))
+
+
+def check_fit(graph: Graph, machine: MachineConfig, options: QuantizeOptions | None = None) -> None:
+    """Check that a machine can run an optimized graph before it is quantized.
+
+    The schedule is made for a network of these shapes whose weights are zero: what it is refused for depends on nothing
+    else. Errors are those of `npu_compiler.backend.check_fit`.
+    """
+    backend.check_fit(skeleton(graph, options or QuantizeOptions()), machine)
 
 
 def quantize(
@@ -93,5 +104,6 @@ def compile_model(
 ) -> tuple[QuantizedGraph, Binary]:
     """Compile an ONNX model for a machine: the three steps after each other; see them for arguments and errors."""
     graph = import_model(path, observe, requantize=requantize)
+    check_fit(graph, machine, options)
     quantized = quantize_graph(graph, images, preprocess, options, observe)
     return quantized, compile_quantized(quantized, machine, observe)

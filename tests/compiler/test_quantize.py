@@ -254,10 +254,10 @@ def test_negative_slope_is_refused():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"method": "median"}, "method 'median'\n  hint: one of minmax, percentile, mse"),
-        ({"percentile": 30.0}, "percentile 30.0\n  hint: above 50, at most 100"),
-        ({"max_images": 0}, "max_images 0\n  hint: at least 1"),
-        ({"selection": "luck"}, "selection 'luck'\n  hint: one of random, range, greedy, evolutionary"),
+        ({"method": "median"}, "method 'median' is not known\n  hint: one of minmax, percentile, mse"),
+        ({"percentile": 30.0}, "percentile 30.0 is out of range\n  hint: above 50, at most 100"),
+        ({"max_images": 0}, "max_images 0 is out of range\n  hint: at least 1"),
+        ({"selection": "luck"}, "selection 'luck' is not known\n  hint: one of random, range, greedy, evolutionary"),
     ],
 )
 def test_options_out_of_range_are_refused(change, text):

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 
 import numpy as np
-from npu_isa.errors import CompileError, UnsupportedError
+from npu_isa.errors import CompileError
 from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.codec import encode
 from npu_isa.isa.program import Program
-from npu_isa.isa.tables import NO_DIAL
 from npu_isa.machine.config import MachineConfig
 
 from npu_compiler.backend.boundaries import legal_boundaries
 from npu_compiler.backend.constants import pack
 from npu_compiler.backend.emit import Code, emit
-from npu_compiler.backend.plan import Plan, make_plan
+from npu_compiler.backend.fit import check_dram, check_fit
+from npu_compiler.backend.plan import Plan
 from npu_compiler.backend.tokens import add_tokens
 from npu_compiler.qgraph.dial import dial_steps
 from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QuantizedGraph
@@ -37,21 +37,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         CompileError: the network does not fit the machine; the message names the node and the limit.
         UnsupportedError: the network asks for dynamic extraction, the machine has none.
     """
-    machine.check()
-    if len(graph.lowerable) > NO_DIAL:
-        raise CompileError(
-            f"{len(graph.lowerable)} layers have a dial, the machine has {NO_DIAL} boundary registers",
-            graph.name,
-            "keep some layers in 8 bits",
-        )
-    for node in graph.lowerable:
-        if node.lowering is not None and node.lowering.extract == "dynamic" and not machine.dynamic_extraction:
-            raise UnsupportedError(
-                f"dynamic extraction: the machine {machine.name} has none",
-                f"node {node.name}",
-                "set dynamic_extraction = true in the machine, or quantize with --extract static",
-            )
-    plan = make_plan(graph, machine)
+    plan = check_fit(graph, machine)
     observe("schedule", plan.dump)
     constants, places = pack(plan)
     layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
@@ -88,12 +74,7 @@ def _check_sizes(code: Code, plan: Plan, constants_bytes: int) -> None:
             f"machine {machine.name}",
             "raise instruction_words, or the memories so that tiles grow",
         )
-    if constants_bytes + plan.dram_bytes > machine.dram_bytes:
-        raise CompileError(
-            f"{constants_bytes + plan.dram_bytes} bytes of DRAM are needed, the machine has {machine.dram_bytes}",
-            f"machine {machine.name}",
-            "raise dram_bytes",
-        )
+    check_dram(constants_bytes + plan.dram_bytes, plan)
 
 
 def _layers(graph: QuantizedGraph, legal: dict[str, tuple[int, ...]]) -> tuple[LayerInfo, ...]:

@@ -4,6 +4,7 @@ A *root* is a tensor that owns memory; the operands of a concat are views of its
 activation memory from its producer to its last reader, or spilled to DRAM and moved in strips.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -93,12 +94,16 @@ def group_order(node: QConv, src: QTensor) -> tuple[int, ...]:
     return node.lowering.order if node.lowering else tuple(range(src.groups))
 
 
-def conv_conflicts(node: QConv, src: QTensor, pitch: Pitch, tap_fastest: int, machine: MachineConfig) -> int:
-    """Return the extra cycles per pixel that bank conflicts cost, summed over all boundaries."""
-    geom = conv_geom(node, src, pitch, 0, tap_fastest)
+def conv_conflicts(node: QConv, src: QTensor, pitch: Pitch, machine: MachineConfig, limit: float) -> float:
+    """Return the extra cycles per pixel that bank conflicts cost, summed over all boundaries; at most `limit`.
+
+    The passes' entries are in the better of their two orders (`tap_fastest`).
+    """
     order = group_order(node, src)
     lows = range(len(order) + 1) if node.lowering else (0,)
-    return timing.conv_conflicts(geom, order, lows, machine)
+    orders = (0, 1) if node.window.kernel != (1, 1) else (0,)  # one tap leaves no order to choose
+    geoms = (conv_geom(node, src, pitch, 0, tap_fastest) for tap_fastest in orders)
+    return min(limit, *(timing.conv_conflicts(geom, order, lows, machine) for geom in geoms))
 
 
 def choose_pitch(tensor: QTensor, users: Iterable[tuple[QNode, QTensor]], machine: MachineConfig) -> Pitch:
@@ -109,19 +114,19 @@ def choose_pitch(tensor: QTensor, users: Iterable[tuple[QNode, QTensor]], machin
     words = words_per_pixel(tensor)
     convs = [(n, t) for n, t in users if isinstance(n, QConv)]
     windows = [n for n, _ in users if isinstance(n, QWindow) and n.window.kernel[1] > 1]
-    best: tuple[int, Pitch] | None = None
+    least, best = math.inf, Pitch(words, words * tensor.width)
     tall = any(n.window.kernel[0] > 1 for n, _ in convs)
     for pixel in range(words, words + 4):
         for extra in range(machine.act_banks if tall else 1):
             pitch = Pitch(pixel, tensor.width * pixel + extra)
-            cost = sum(min(conv_conflicts(n, t, pitch, f, machine) for f in (0, 1)) for n, t in convs)
-            cost += sum(_window_conflicts(n, pitch, machine) for n in windows)
-            if best is None or cost < best[0]:
-                best = (cost, pitch)
+            cost: float = sum(_window_conflicts(n, pitch, machine) for n in windows)
+            for node, src in convs:
+                cost += conv_conflicts(node, src, pitch, machine, least - cost)
+            if cost < least:
+                least, best = cost, pitch
             if cost == 0:
                 return pitch
-    assert best is not None
-    return best[1]
+    return best
 
 
 def _window_conflicts(node: QWindow, pitch: Pitch, machine: MachineConfig) -> int:

@@ -197,7 +197,7 @@ class _Planner:
             self.tilings[node.name] = tiling_of(node, src, out, pitches["src"], machine)
         tiling = self.tilings[node.name]
         job = Job(node, tiling, src, out, passing, machine)
-        cut = choose_cut(job, machine.act_words)
+        cut = choose_cut(job)
         moved = {}
         for p in passing:
             part, pitch = held(job, cut, p)

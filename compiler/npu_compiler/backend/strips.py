@@ -145,12 +145,8 @@ def needed_words(job: Job, cut: Cut) -> int:
     return cut.buffers * sum(buffer_words(*held(job, cut, p)) for p in job.passing)
 
 
-def choose_cut(job: Job, room: int) -> Cut:
+def choose_cut(job: Job) -> Cut:
     """Return the cut of a node: strips of full width in half the memory, or those that move the fewest bytes.
-
-    Args:
-        job: the node.
-        room: activation words that a cut of the second kind should keep to; more are taken only if it must.
 
     Raises:
         CompileError: one output pixel for one column tile of channels (a convolution: one with all inputs) does not
@@ -165,25 +161,25 @@ def choose_cut(job: Job, room: int) -> Cut:
         cut = Cut(rows, width, columns, 1 if rows == height else 2)
         if needed_words(job, cut) <= memory // 2:
             return cut
-    for limit in dict.fromkeys((room, memory)):
-        for buffers, dense in ((2, False), (1, False), (1, True)):
-            found = list(_fitting(job, limit, buffers, dense))
-            if found:
-                return min(found, key=lambda c: (moved_bytes(job, c), -c.cols, -c.columns))
+    for buffers, dense in ((2, False), (1, False), (1, True)):
+        found = list(_fitting(job, buffers, dense))
+        if found:
+            return min(found, key=lambda c: (moved_bytes(job, c), -c.cols, -c.columns))
     raise _refusal(job)
 
 
-def _fitting(job: Job, limit: int, buffers: int, dense: bool) -> Iterator[Cut]:
+def _fitting(job: Job, buffers: int, dense: bool) -> Iterator[Cut]:
     """Yield the cut into one strip, and the tallest for each width and number of column tiles, as far as they fit."""
     height, width, columns = job.out.height, job.out.width, job.tiling.columns
     unit = _whole_groups(job)
     whole = Cut(height, width, columns, 1, dense)
-    if needed_words(job, whole) <= limit:
+    memory = job.machine.act_words
+    if needed_words(job, whole) <= memory:
         yield whole
     for cols in even_cuts(width):
         for units in even_cuts(-(-columns // unit)):
             options = [Cut(rows, cols, min(units * unit, columns), buffers, dense) for rows in even_cuts(height)]
-            fit = bisect_left(options, True, key=lambda c: needed_words(job, c) > limit)
+            fit = bisect_left(options, True, key=lambda c: needed_words(job, c) > memory)
             if fit:
                 yield options[fit - 1]
 

@@ -62,6 +62,7 @@ def build(
     preprocess: Preprocess,
     table: U8,
     options: QuantizeOptions,
+    builder: type["Builder"] | None = None,
 ) -> QuantizedGraph:
     """Return the quantized graph in which every layer runs in 8 bits.
 
@@ -72,8 +73,9 @@ def build(
         dial: names of the convolutions that may run in 4 bits later; their weights' scales may be aligned.
         preprocess, table: copied into the result.
         options: choices.
+        builder: what makes the nodes, if not `Builder`.
     """
-    maker = _Builder(prepared, quant, mean_square, dial, options)
+    maker = (builder or Builder)(prepared, quant, mean_square, dial, options)
     for node in prepared.graph.nodes:
         maker.add(node)
     graph = prepared.graph
@@ -105,7 +107,7 @@ def _window_of(node: Conv | Pool) -> Window:
     return Window(kernel, node.stride, node.dilation, node.pads[0], node.pads[1])
 
 
-class _Builder:
+class Builder:
     """The nodes and tensors so far."""
 
     def __init__(
@@ -259,18 +261,22 @@ class _Builder:
 
     def _conv(self, node: Conv) -> None:
         src, window = self._read(node, node.src, _window_of(node), macs_channels=node.weight.shape[1])
-        weight = dense_weight(node).astype(np.float64)
-        scale = self._conv_scale(node, weight)
-        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *window.kernel, -1)
-        maps = (self.maps[node.out], self.tensors[src].channel_map)
-        integers, epilogue = self._weights(node, src, folded, node.bias.astype(np.float64), scale, maps)
         if self.tensors[src].groups > MAX_GROUPS:
             raise UnsupportedError(
                 f"{self.tensors[src].channels} input channels, a layer may read {MAX_GROUPS * 16}", f"node {node.name}"
             )
+        integers, epilogue = self._conv_weights(node, src, window)
         out = self.tensors[node.out]
         macs = out.height * out.width * node.weight.size
         self.nodes.append(QConv(node.name, node.out, node.onnx_nodes, src, window, epilogue, integers, None, macs))
+
+    def _conv_weights(self, node: Conv, src: str, window: Window) -> tuple[I8, Epilogue]:
+        """Return integer weights for what is read by a window, behind a fold maybe, and the epilogue."""
+        weight = dense_weight(node).astype(np.float64)
+        scale = self._conv_scale(node, weight)
+        folded = weight.transpose(0, 2, 3, 1).reshape(len(weight), *window.kernel, -1)
+        maps = (self.maps[node.out], self.tensors[src].channel_map)
+        return self._weights(node, src, folded, node.bias.astype(np.float64), scale, maps)
 
     def _conv_scale(self, node: Conv, weight: F64) -> F64:
         if node.weight_scale is not None:

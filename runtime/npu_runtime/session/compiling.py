@@ -9,9 +9,8 @@ from npu_compiler.backend.link import Observe, compile_quantized, ignore
 from npu_compiler.graph.ir import Graph
 from npu_compiler.lowering.evolve import Progress, State
 from npu_compiler.options import QuantizeOptions
-from npu_compiler.pipeline import import_model, quantize_graph
+from npu_compiler.pipeline import check_fit, import_model, quantize_graph
 from npu_compiler.qgraph.ir import Preprocess, QuantizedGraph
-from npu_isa.errors import UnsupportedError
 from npu_isa.file.binary import Binary
 from npu_isa.machine.config import MachineConfig, load_machine
 
@@ -66,28 +65,13 @@ def prepare(
     shaped: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
     graph = import_model(model, observe, requantize=requantize, **shaped)
     if machine is not None:
-        check_early(graph, chosen, machine)
+        check_fit(graph, machine, chosen)
     channels = graph.shapes[graph.input][0]
     mean, std = given.per_channel(channels)
     pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
     if not isinstance(calibration, Dataset):
         calibration = load_dataset(calibration, given.geometry, chosen.max_images, channels)
     return Prepared(graph, calibration, pre)
-
-
-def check_early(graph: Graph, options: QuantizeOptions, machine: MachineConfig) -> None:
-    """Refuse what a machine will refuse once the network is quantized; what passes here may still not fit.
-
-    Raises:
-        UnsupportedError: the options ask for what the machine does not have.
-    """
-    machine.check()
-    if options.extract == "dynamic" and not machine.dynamic_extraction:
-        raise UnsupportedError(
-            f"dynamic extraction: the machine {machine.name} has none",
-            graph.name,
-            "set dynamic_extraction = true in the machine, or quantize with --extract static",
-        )
 
 
 def quantize_file(
