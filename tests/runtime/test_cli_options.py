@@ -4,14 +4,16 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import pytest
 from npu_compiler.options import QuantizeOptions, offered
 from npu_compiler.qgraph import npuq
 from npu_isa.errors import CompileError
+from npu_runtime.cli import commands
 from npu_runtime.cli.arguments import ratios
-from npu_runtime.cli.main import main, parser
+from npu_runtime.cli.main import COMMANDS, main, parser
 from npu_runtime.cli.output import first_run_notice
 from npu_runtime.cli.quantizing import model_arguments
 from npu_runtime.reports.ablating import BASELINES, LADDER
@@ -25,6 +27,11 @@ CALL = ["quantize", *MODEL, "-o", "x.npuq"]
 
 def options(*args: str) -> QuantizeOptions:
     return model_arguments(parser().parse_args([*CALL, *args]))["options"]
+
+
+def test_every_file_of_commands_is_registered():
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {module.__name__.rpartition(".")[2] for module in COMMANDS} == files
 
 
 # -- one list of options
