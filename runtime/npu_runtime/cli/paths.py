@@ -6,6 +6,7 @@ another output, under any name; and what cannot be written is refused before min
 
 import argparse
 import csv
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -157,19 +158,17 @@ def _files_of(folder: str) -> list[Path]:
 
 
 def _check_writable(output: OutputFile | OutputFolder) -> None:
-    """Try to make a file where the output, or the folder, will be made."""
+    """Make, for a moment, the temporary file that the output is written to, or a file where the folder will be."""
     try:
-        if isinstance(output, OutputFile) and os.path.isdir(output):
-            raise IsADirectoryError(None, "Is a directory")
-        if isinstance(output, OutputFile) and _is_special(output):
+        place = Path(os.path.realpath(output))
+        if isinstance(output, OutputFolder):
+            place = next(p for p in (place, *place.parents) if p.exists()) / "report"
+        elif os.path.isdir(output):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        elif _is_special(output):
             open(output, "ab").close()
             return
-        place = Path(os.path.realpath(output))
-        if isinstance(output, OutputFile):
-            place = place.parent
-        else:
-            place = next(p for p in (place, *place.parents) if p.exists())
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.NamedTemporaryFile(prefix=f".{place.name}.", dir=place.parent):
             pass
     except OSError as error:
         raise ContainerError(f"cannot write: {error.strerror}", output, "give a path in a writable folder") from None

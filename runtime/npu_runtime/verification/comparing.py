@@ -9,6 +9,7 @@ from npu_compiler.qgraph import golden
 from npu_compiler.qgraph.ir import QTensor, QuantizedGraph
 from npu_compiler.quantize.calibrate import pixel_values
 from npu_isa.errors import DataError
+from npu_isa.file.binary import LayerInfo
 from npu_isa.isa.ops import Vec
 from numpy.typing import NDArray
 
@@ -101,26 +102,24 @@ def compare(
     floats = {} if float_graph is None else _floats(float_graph, graph, images)
     rows = []
     for layer in layers:
-        want, got, tensor = expected[layer.out], found[layer.out], graph.tensors[layer.out]
-        wrong = want != got
-        first = None
-        if wrong.any():
-            image, y, x, c = (int(v) for v in np.unravel_index(int(wrong.argmax()), wrong.shape))
-            value = int(got[image, y, x, c])
-            first = Difference(
-                layer.name,
-                layer.out,
-                image,
-                y,
-                x,
-                tensor.channel_map[c],
-                int(want[image, y, x, c]),
-                None if value == UNWRITTEN else value,
-                int(by[layer.out][y, x, c]),
-            )
+        want, tensor = expected[layer.out], graph.tensors[layer.out]
+        first = _first_difference(layer, tensor, want, found[layer.out], by[layer.out])
         sqnr = _sqnr_db(floats[layer.out], want, tensor) if layer.out in floats else None
-        rows.append(LayerComparison(layer.name, layer.out, want.size, int(wrong.sum()), first, sqnr))
+        differing = int((want != found[layer.out]).sum())
+        rows.append(LayerComparison(layer.name, layer.out, want.size, differing, first, sqnr))
     return tuple(rows)
+
+
+def _first_difference(layer: LayerInfo, tensor: QTensor, want: Array, got: Array, by: Array) -> Difference | None:
+    """Return the first value that differs; `by` has the instruction that wrote each: (rows, columns, channels)."""
+    wrong = want != got
+    if not wrong.any():
+        return None
+    image, y, x, c = (int(v) for v in np.unravel_index(int(wrong.argmax()), wrong.shape))
+    value = int(got[image, y, x, c])
+    simulated = None if value == UNWRITTEN else value
+    place = layer.name, layer.out, image, y, x, tensor.channel_map[c]
+    return Difference(*place, int(want[image, y, x, c]), simulated, int(by[y, x, c]))
 
 
 def _floats(float_graph: Graph, graph: QuantizedGraph, images: NDArray[np.uint8]) -> dict[str, Array]:
