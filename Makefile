@@ -15,12 +15,13 @@ demo: $(VENV)/run.stamp
 	$(BIN)/npu run build/digits.npubin --data $(DEMO)/digits_test.npz --ratio 0,25,50,75,100 --report demo_report
 	$(BIN)/npu report build/digits.npubin --ratio 100
 
-# Every test: compiled, the notebooks, then the simulators' tests with bounds checks and interpreted.
+# Every test: compiled, the notebooks, then the simulators' tests with bounds checks, interpreted and as on another Numba.
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest -q -n $(JOBS)
 	$(BIN)/pytest -q --nbmake notebooks
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=.cache/bounds $(BIN)/pytest -q -n $(JOBS) tests/sim tests/runtime/test_mutations.py -m "not slow"
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n $(JOBS) tests/sim -m "not slow"
+	NPU_NUMBA_INTERNALS=0 $(BIN)/pytest -q -n $(JOBS) tests/sim/test_value*.py tests/sim/test_numba_use.py -m "not slow"
 
 # Formatting, lint, types, import contracts.
 check: $(VENV)/dev.stamp

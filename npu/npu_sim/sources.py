@@ -1,17 +1,50 @@
-"""The text of a package's modules as one number, for Numba's cache.
+"""The text of a package's modules, for Numba's cache.
 
-Numba's cache looks at the file of a function alone, and at the values that it captures: a cached function that captures
-this number knows an edit of any module.
+Numba's cache looks at the file of a cached function alone, and at the values that the function captures: one that
+captures the digest of its package knows an edit of any module. So a cached kernel is made within a function that takes
+the digest, and calls `depend_on` with it: without a use there would be nothing to capture.
 """
 
 import hashlib
+import inspect
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from numba.extending import register_jitable
+
+from npu_sim.numba_options import INLINED, WITHOUT_REFERENCE_COUNTS
 
 
 def digest(package: str) -> str:
-    """Return the SHA-256 of the modules of a package, in hexadecimal."""
-    found = hashlib.sha256()
-    for file in sorted(resources.files(package).iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".py"):
-            found.update(file.read_bytes())
+    """Return the SHA-256 of a package's modules, inner packages' among them, and of Numba's options, in hexadecimal."""
+    found = hashlib.sha256(repr((WITHOUT_REFERENCE_COUNTS, INLINED)).encode())
+    for file in _modules(resources.files(package)):
+        found.update(file.read_bytes())
     return found.hexdigest()
+
+
+@register_jitable
+def depend_on(sources: str) -> None:
+    """Do nothing: a kernel that calls this is compiled anew when `sources`, which it captures, has changed."""
+
+
+def is_cached(kernel: Any) -> bool:
+    """Return whether Numba's cache holds a kernel, wherever it is (NUMBA_CACHE_DIR), for arguments of some types.
+
+    Args:
+        kernel: made by `njit` with cache=True.
+    """
+    try:
+        held = kernel._cache._cache_file._load_index()  # empty if of another Numba or another text of its file
+        _, processor, content = kernel._cache._index_key(None, kernel.targetctx.codegen())
+    except AttributeError:  # of another Numba: is there anything of that file, in the folder that it tells?
+        return any(Path(kernel.stats.cache_path).glob(f"{Path(inspect.getfile(kernel.py_func)).stem}.*.nbi"))
+    return any(key[1:] == (processor, content) for key in held)
+
+
+def _modules(folder: Traversable) -> list[Traversable]:
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    inner = [module for entry in entries if entry.is_dir() for module in _modules(entry)]
+    return [entry for entry in entries if entry.name.endswith(".py")] + inner

@@ -1,82 +1,216 @@
-"""The dot product kernels against sums written out; patches; the order of reads and writes within a vec."""
+"""The sets of innermost kernels against each other and sums written out; patches; the order within a vec."""
 
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 from npu_isa.isa.ops import Conv, Vec
-from npu_sim.fast.values import simd
+from npu_sim.fast.values import kernels
 from npu_sim.fast.values.encode import Encoder
-from numba import config, njit
+from npu_sim.fast.values.kernels import arguments, loops, plain
+from npu_sim.fast.values.tables import VECTOR, WHOLE
+from npu_sim.numba_options import INTERNALS
+from numba import config, njit, typeof
 
 from tests.bench_programs import BYTES, NO_PAD, ONE_TAP, WORD, Bench, small_machine
 from tests.value_models import assert_same_values, random_images
 
-VECTOR = simd.VECTOR
-SHAPES = {"narrow": simd.NARROW, "wide": simd.WIDE}
+SHAPES = {"narrow": arguments.NARROW, "wide": arguments.WIDE}
 OUT = 256  # words: sources below, outputs above
 
 
-# -- dot products
+# -- the sets of kernels
 
 
-def this_processor(shape):
-    return compiled({simd.NARROW: simd.dot_narrow, simd.WIDE: simd.dot_wide}[shape])
-
-
-def any_other_processor(shape):
-    """As LLVM translates it where no instruction multiplies and adds quads of bytes."""
-    emit = partial(simd._emit_dot, shape)
-    return compiled(simd._llvm_kernel(lambda _target, *rest: emit(("", "", ""), *rest), interpreted(shape)))
-
-
-def interpreted(shape):
-    return partial(simd._plain_dot, shape[1])
+def llvm_set():
+    """The vector code; skip where it is not to be used."""
+    if config.DISABLE_JIT:
+        pytest.skip("nothing is compiled (NUMBA_DISABLE_JIT)")
+    if not INTERNALS:
+        pytest.skip("Numba's internals are not to be used (NPU_NUMBA_INTERNALS)")
+    return pytest.importorskip("npu_sim.fast.values.kernels.llvm")
 
 
 def compiled(kernel):
-    return kernel if config.DISABLE_JIT else njit(lambda arrays, numbers: kernel(arrays, numbers))
+    return njit(lambda arrays, numbers: kernel(arrays, numbers))
 
 
-def dot_sums(shape, arrays, numbers):
-    """What `simd._emit_dot` describes, in Python integers: {element of acc: sum}."""
+def llvm_kernel(name):
+    return compiled(getattr(llvm_set(), name))
+
+
+def test_this_numba_has_what_the_fastest_kernels_need():
+    llvm = llvm_set()
+    llvm.check()
+    assert kernels.chosen is llvm
+
+
+def test_loops_take_over_where_numba_is_another_one(monkeypatch):
+    def another():
+        raise AttributeError("module 'numba.core.cgutils' has no attribute 'for_range'")
+
+    monkeypatch.setattr(llvm_set(), "check", another)
+    with pytest.warns(RuntimeWarning, match=r"several times slower with Numba .* no attribute 'for_range'"):
+        assert kernels.choose() is loops
+
+
+def dot_sums(shape, arrays, n):
+    """What `arguments.Dot` describes, in Python integers: {element of acc: sum}."""
     patch, pixels, weights, starts, acc = (a.tolist() for a in arrays)
-    first, count, weight, start, row, width, accumulate, tap_rows, tap_row, tap_cols, tap_col, run = numbers
-    places = [ty * tap_row + tx * tap_col + k for ty in range(tap_rows) for tx in range(tap_cols) for k in range(run)]
+    taps = [ty * n.tap_row + tx * n.tap_col for ty in range(n.tap_rows) for tx in range(n.tap_cols)]
+    places = [tap + k for tap in taps for k in range(n.run)]
     found = {}
-    for p in range(count):
+    for p in range(n.pixels):
         for column in range(shape[1] * VECTOR):
             vector, lane = divmod(column, VECTOR)
-            at = row + p * width + column
-            total = starts[start + column] + (acc[at] if accumulate else 0)
-            for n, place in enumerate(places):
-                quad, channel = divmod(n, 4)
-                w = weights[weight + ((vector * len(places) // 4 + quad) * VECTOR + lane) * 4 + channel]
-                total += patch[pixels[first + p] + place] * w
+            at = n.row + p * n.width + column
+            total = starts[n.start + column] + (acc[at] if n.accumulate else 0)
+            for i, place in enumerate(places):
+                quad, channel = divmod(i, 4)
+                w = weights[n.weight + ((vector * len(places) // 4 + quad) * VECTOR + lane) * 4 + channel]
+                total += patch[pixels[n.first + p] + place] * w
             found[at] = total
     return found
 
 
-@pytest.mark.parametrize("made", [this_processor, any_other_processor, interpreted])
+def vnni(name):
+    llvm = llvm_set()
+    if not llvm.multiplies_quads():
+        pytest.skip("this processor, or the one that NUMBA_CPU_FEATURES describes, has no AVX512-VNNI")
+    return compiled(llvm.llvm_kernel(partial(llvm.emit_dot, SHAPES[name.removeprefix("dot_")], True)))
+
+
+def pairs(name):
+    """As LLVM translates it where no instruction multiplies and adds quads of bytes."""
+    llvm = llvm_set()
+    return compiled(llvm.llvm_kernel(partial(llvm.emit_dot, SHAPES[name.removeprefix("dot_")], False)))
+
+
+def looped(name):
+    return getattr(loops, name)
+
+
+def interpreted(name):
+    return getattr(plain, name)
+
+
+@pytest.mark.parametrize("made", [vnni, pairs, looped, interpreted])
 @pytest.mark.parametrize("shape", list(SHAPES))
 def test_dot(shape, made):
-    shape, rng = SHAPES[shape], np.random.default_rng(1)
-    kernel = made(shape)
+    kernel, shape, rng = made(f"dot_{shape}"), SHAPES[shape], np.random.default_rng(1)
     for case in range(12):
-        tap_rows, tap_cols, run = int(rng.integers(1, 4)), int(rng.integers(1, 4)), 16 * int(rng.integers(1, 4))
-        count = int(rng.integers(1, shape[0] + 1))
         patch = rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), 4096)
         weights = rng.integers(-128, 128, shape[1] * VECTOR * 1000, np.int8)
         acc = rng.integers(-(10**6), 10**6, 64 * (shape[0] + 2)).astype(np.int32)
         starts = rng.integers(-(10**6), 10**6, 80).astype(np.int32)
+        count = int(rng.integers(1, shape[0] + 1))
         arrays = (patch, rng.integers(0, 2000, 3 + count), weights, starts, acc)
-        numbers = (3, count, 64 * int(rng.integers(3)), int(rng.integers(40)), 64, 48, case % 2)
-        numbers += (tap_rows, int(rng.integers(0, 300)), tap_cols, int(rng.integers(0, 300)), run)
+        numbers = arguments.Dot(
+            first=3, pixels=count, weight=64 * int(rng.integers(3)), start=int(rng.integers(40)), row=64, width=48,
+            accumulate=case % 2, tap_rows=int(rng.integers(1, 4)), tap_row=int(rng.integers(0, 300)),
+            tap_cols=int(rng.integers(1, 4)), tap_col=int(rng.integers(0, 300)), run=16 * int(rng.integers(1, 4)),
+        )  # fmt: skip
         want, others = dot_sums(shape, arrays, numbers), acc.copy()
         kernel(arrays, numbers)
         assert {at: int(acc[at]) for at in want} == want
         others[list(want)] = acc[list(want)]
         np.testing.assert_array_equal(acc, others)  # nothing else is written
+
+
+@pytest.mark.parametrize(("made", "instruction"), [(vnni, "vpdpbusd"), (pairs, "vpmaddwd|vpdpwssd")])
+def test_products_of_bytes_take_one_instruction(made, instruction):
+    """What makes the vector code fast, on a processor that has it."""
+    if not (config.DISABLE_JIT or llvm_set().multiplies_quads()):
+        pytest.skip("no AVX512-VNNI: the code is for another processor")
+    kernel = made("dot_wide")
+    arrays = tuple(np.zeros(1, dtype) for dtype in (np.uint8, np.int64, np.int8, np.int32, np.int32))
+    kernel.compile((typeof(arrays), typeof(arguments.Dot(*range(12)))))
+    assert re.search(rf"\b({instruction})\b", "".join(kernel.inspect_asm().values()))
+
+
+def window_case(rng, name, whole):
+    lanes = VECTOR * int(rng.integers(1, 4)) - (0 if whole else int(rng.integers(1, VECTOR)))
+    n = arguments.Window(
+        lanes=lanes, offset=int(rng.choice([0, 128])), target=48, source=int(rng.integers(50)),
+        weight=int(rng.integers(50)), tap_rows=int(rng.integers(1, 4)), source_row=int(rng.integers(400)),
+        weight_row=int(rng.integers(200)), tap_cols=int(rng.integers(1, 4)), source_col=int(rng.integers(100)),
+        weight_col=int(rng.integers(60)),
+    )  # fmt: skip
+    arrays = rng.integers(0, 256, 2000).astype(np.uint8), rng.integers(-128, 128, 2000).astype(np.int32)
+    return (*arrays, rng.integers(-9, 9, 200).astype(np.int32)), n, [48 + np.arange(lanes)]
+
+
+def scale_case(rng, name, whole):
+    lanes = VECTOR * int(rng.integers(1, 3)) - (0 if whole else int(rng.integers(1, VECTOR)))
+    n = arguments.Scale(
+        lanes=lanes, pixels=int(rng.integers(1, 5)), first=int(rng.integers(40)), width=48, params=int(rng.integers(9)),
+        low=int(rng.integers(-200, 0)), high=int(rng.integers(1, 300)), res=int(rng.integers(50)),
+        res_col=int(rng.integers(60)), res_offset=int(rng.choice([0, 128])),
+    )  # fmt: skip
+    scales = rng.integers(0, 1 << 15, (6, lanes))
+    scales[0], scales[2] = rng.integers(-(1 << 20), 1 << 20, lanes), rng.integers(1, 40, lanes)
+    scales[4:] = rng.integers(-(1 << 40), 1 << 40, (2, lanes))
+    params = np.concatenate([np.zeros(n.params, np.int64), scales.ravel(), np.zeros(VECTOR, np.int64)])
+    sums = rng.integers(-(1 << 24), 1 << 24, 400).astype(np.int32)
+    arrays = (sums, params, rng.integers(0, 256, 500).astype(np.uint8), np.zeros(400, np.int32))
+    return arrays, n, [p * 48 + np.arange(lanes) for p in range(n.pixels)]
+
+
+def write_case(rng, name, whole):
+    lanes = VECTOR * int(rng.integers(1, 4))
+    n = arguments.Write(lanes=lanes, pixels=int(rng.integers(1, 5)), width=48, out=int(rng.integers(50)), out_col=112)
+    arrays = rng.integers(-(1 << 15), 1 << 15, 400).astype(np.int32), rng.integers(0, 256, 700).astype(np.uint8)
+    return arrays, n, [np.arange(700)]
+
+
+def lower_case(rng, name, whole):
+    groups, clips = int(rng.integers(1, 9)), rng.choice([0, 1, 2, 3, 4, WHOLE], 20).astype(np.uint8)
+    act = (rng.integers(-128, 128, (64, WORD)) >> rng.integers(0, 8, (64, 1))).astype(np.uint8).ravel()
+    n = arguments.Lower(
+        source=int(rng.integers(50)), target=int(rng.integers(50)), size=WORD * groups,
+        flip=int(rng.choice([0, 128])), clips=int(rng.integers(9)), span=WORD * int(rng.integers(1, 9)),
+    )  # fmt: skip
+    return (act, np.zeros(300, np.uint8), clips), n, [np.arange(300)]
+
+
+def copy_case(rng, name, whole):
+    n = arguments.Copy(target=int(rng.integers(50)), source=int(rng.integers(50)), size=int(rng.integers(50)))
+    return (np.zeros(200, np.uint8), rng.integers(0, 256, 200).astype(np.uint8)), n, [np.arange(200)]
+
+
+def fill_case(rng, name, whole):
+    n = arguments.Fill(target=int(rng.integers(50)), size=int(rng.integers(50)), value=int(rng.integers(256)))
+    return (np.full(200, 7, np.uint8),), n, [np.arange(200)]
+
+
+CASES = {  # and which array is written
+    "copy": (copy_case, 0), "fill": (fill_case, 0), "window_sum": (window_case, 2), "window_largest": (window_case, 2),
+    "scale": (scale_case, 3), "scale_leaky": (scale_case, 3), "scale_residual": (scale_case, 3),
+    "scale_residual_leaky": (scale_case, 3), "write_bytes": (write_case, 1), "write_wide": (write_case, 1),
+    "lower_dynamic": (lower_case, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("made", [llvm_kernel, looped])
+@pytest.mark.parametrize("name", list(CASES))
+def test_sets_agree(name, made):
+    """With the kernels in NumPy; those are compared with the naive machine where nothing is compiled."""
+    kernel, (case, written), rng = made(name), CASES[name], np.random.default_rng(2)
+    changed = False
+    for i in range(40):
+        arrays, numbers, wanted = case(rng, name, whole=i % 2 == 0)
+        want = [a.copy() for a in arrays]
+        interpreted(name)(tuple(want), numbers)
+        before = [a.copy() for a in arrays]
+        kernel(arrays, numbers)
+        for at in wanted:
+            np.testing.assert_array_equal(arrays[written][at], want[written][at])
+        changed |= (arrays[written] != before[written]).any()
+        before[written] = arrays[written]
+        for got, kept in zip(arrays, before, strict=True):
+            np.testing.assert_array_equal(got, kept)
+    assert changed
 
 
 # -- patches

@@ -1,8 +1,8 @@
 """How the kernels of this package are compiled.
 
-Kernels allocate nothing, so they are compiled without Numba's runtime (`_nrt`): counting references to the arrays that
-travel through a cycle would take longer than the cycle's work. What every cycle calls is put into its caller, where its
-arrays are already at hand.
+Kernels allocate nothing, so they are compiled without Numba's runtime where it can be left out: counting references to
+the arrays that travel through a cycle would take longer than the cycle's work. What every cycle calls is put into its
+caller, where its arrays are already at hand.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from typing import Any
 
 from numba import njit
 
-_OPTIONS: dict[str, Any] = {"_nrt": False}
-kernel: Callable[..., Any] = njit(**_OPTIONS)
-inlined: Callable[..., Any] = njit(**_OPTIONS, forceinline=True)
-cached: Callable[..., Any] = njit(**_OPTIONS, cache=True)  # what Python calls
+from npu_sim.numba_options import INLINED, WITHOUT_REFERENCE_COUNTS
+
+kernel: Callable[..., Any] = njit(**WITHOUT_REFERENCE_COUNTS)
+inlined: Callable[..., Any] = njit(**WITHOUT_REFERENCE_COUNTS, **INLINED)
+cached: Callable[..., Any] = njit(**WITHOUT_REFERENCE_COUNTS, cache=True)  # what Python calls

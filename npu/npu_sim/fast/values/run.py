@@ -16,10 +16,9 @@ from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from numba import config
 from numpy.typing import NDArray
 
-from npu_sim.fast.values import kernels
+from npu_sim.fast.values import execute
 from npu_sim.fast.values.encode import Encoder
-from npu_sim.fast.values.simd import VECTOR
-from npu_sim.fast.values.tables import Memory
+from npu_sim.fast.values.tables import VECTOR, Memory
 
 U8 = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -84,12 +83,12 @@ class Values:
         base = self._program.constants.size
         end = len(self._program.steps)
 
-        def execute(memory: Memory, part: slice, first: int, end: int) -> None:
+        def run_part(memory: Memory, part: slice, first: int, end: int) -> None:
             at = input_address - base, outputs[part], output_address - base
-            kernels.run(self._program, memory, first, end, images[part], *at)
+            execute.run(self._program, memory, first, end, images[part], *at)
 
         if observe is not None:
-            self._observed(len(images), execute, observe)
+            self._observed(len(images), run_part, observe)
             return outputs
         threads = min(config.NUMBA_NUM_THREADS, max(len(images), 1))  # type: ignore[attr-defined]
         size = min(MAX_BATCH, -(-len(images) // (4 * threads)))
@@ -98,7 +97,7 @@ class Values:
         def work(_: int) -> None:
             memory = self._idle.pop() if self._idle else self._memory()
             for part in parts:  # the threads share the iterator
-                execute(memory, part, 0, end)
+                run_part(memory, part, 0, end)
             self._idle.append(memory)
 
         if threads == 1:
@@ -121,7 +120,7 @@ class Values:
         memory, nothing = self._memory(), np.empty((1, 0), np.uint8)
         at = input_address - self._program.constants.size
         images = np.require(image.reshape(1, -1), np.uint8, ["C", "W"])
-        kernels.run(self._program, memory, 0, len(self._program.steps), images, at, nothing, 0)
+        execute.run(self._program, memory, 0, len(self._program.steps), images, at, nothing, 0)
         return memory.dram, memory.act[: self._machine.act_words * WORD_BYTES]
 
     def steps(self, image: U8, input_address: int) -> Iterator[tuple[Op, U8, Array]]:
@@ -140,17 +139,17 @@ class Values:
         at = input_address - self._program.constants.size
         images = np.require(image[None], np.uint8, ["C", "W"])
         for i, op in enumerate(self._encoder.ops):
-            kernels.run(self._program, memory, i, i + 1, images, at, nothing, 0)
+            execute.run(self._program, memory, i, i + 1, images, at, nothing, 0)
             yield op, memory.act[: machine.act_words * WORD_BYTES], acc
 
-    def _observed(self, count: int, execute: Callable[[Memory, slice, int, int], None], observe: Observe) -> None:
+    def _observed(self, count: int, run_part: Callable[[Memory, slice, int, int], None], observe: Observe) -> None:
         """Execute vec by vec, all images up to the same one."""
         memories = [self._memory() for _ in range(count)]
         ends = [i + 1 for i, op in enumerate(self._encoder.ops) if isinstance(op, Vec)]
         first = 0
         for end in [*ends, len(self._encoder.ops)]:
             for i, memory in enumerate(memories):
-                execute(memory, slice(i, i + 1), first, end)
+                run_part(memory, slice(i, i + 1), first, end)
             op = self._encoder.ops[end - 1]
             if first < end and isinstance(op, Vec):
                 observe(op, _written(op, memories))

@@ -1,23 +1,83 @@
 """A program as the value kernels take it: tables of steps, pools of constants, and the memories of one image.
 
 A row of a table is one operation; every field is int64. Addresses and distances count bytes unless said otherwise.
-The fields' names are used in `kernels` (`table[row]["field"]`) and `encode`, their meaning stands here.
+The fields' names are used in `execute` (`table[row]["field"]`) and `encode`, their meaning stands here.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Row = tuple[int, ...]
+
+VECTOR = 16  # columns whose sums lie side by side in one vector
+QUAD = 4  # channels added to each sum in one step
+OFFSET = 128  # of signed activations in a patch: makes unsigned bytes of them
+BYTE_MAX = 255  # largest byte, and the mask of one
+WHOLE = BYTE_MAX  # of a group that is not lowered, in place of the positions that it clips
 
 
-def _record(**fields: str) -> np.dtype[Any]:
-    return np.dtype([(name, np.int64) for name in fields])
+class Code(NamedTuple):
+    """Codes of 4 bits: bits kept of a magnitude, least and largest code; see numerics.lower and dynamic_shift."""
+
+    bits: int
+    least: int
+    most: int
 
 
-STEP = _record(
-    kind="kernels.CONV, VEC, LOAD, STORE or FOLD",
+SIGNED, UNSIGNED = Code(3, -8, 7), Code(4, 0, 15)
+
+
+class Record:
+    """The fields of the rows of a table, with their meaning; all int64."""
+
+    def __init__(self, **fields: str) -> None:
+        self._names = tuple(fields)
+        self._dtype = np.dtype([(name, np.int64) for name in fields])
+
+    def row(self, **values: int) -> Row:
+        """Return a row from the value of each field.
+
+        Raises:
+            TypeError: a field has no value, or a value no field.
+        """
+        if wrong := set(values) ^ set(self._names):
+            raise TypeError(f"missing or unknown fields: {', '.join(sorted(wrong))}")
+        return tuple(values[name] for name in self._names)
+
+    def table(self, rows: Sequence[Row]) -> Array:
+        """Return rows as a structured array (rows,)."""
+        return np.array(rows, np.int64).reshape(len(rows), len(self._names)).view(self._dtype).reshape(-1)
+
+
+class Pool:
+    """Arrays put one behind the other, flat.
+
+    Args:
+        dtype: of all of them.
+    """
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._parts: list[Array] = [np.zeros(0, dtype)]
+        self._size = 0
+
+    def append(self, part: Array) -> int:
+        """Return the index of the first element of an array."""
+        first = self._size
+        self._parts.append(part.reshape(-1))
+        self._size += part.size
+        return first
+
+    def array(self) -> Array:
+        """Return everything as one array."""
+        return np.concatenate(self._parts)
+
+
+STEP = Record(
+    kind="execute.CONV, VEC, LOAD, STORE or FOLD",
     row="its row in the table of that kind",
 )
 
@@ -25,7 +85,7 @@ STEP = _record(
 # unsigned bytes: signed activations carry an offset of `flip` = 128, which the start values of the sums take back.
 # Its rows, like the pixels of a row, are `parts` of `part` each, equally far apart in the input: one part if outputs
 # share inputs, one part an output if that takes less room.
-CONV = _record(
+CONV = Record(
     patch="first byte of the patch",
     fresh="1: gather the patch; 0: an earlier conv has left it there",
     padded="1: some of it lies outside the image",
@@ -64,7 +124,9 @@ CONV = _record(
     accumulate="1: add to the accumulators",
 )
 
-SEGMENT = _record(
+CONV_AT_BOUNDARIES = ("segment", "segments", "weight", "start", "vectors")  # fields that depend on the boundaries
+
+SEGMENT = Record(
     source="bytes from group 0 of a pixel to the segment's groups, which adjoin",
     target="bytes from the start of a patch pixel",
     run="bytes of the segment in a pixel",
@@ -73,8 +135,8 @@ SEGMENT = _record(
     dynamic="1: each group of a pixel has the position that its values ask for",
 )
 
-VEC = _record(
-    source="kernels.ACC, MAC, MAX or SUM",
+VEC = Record(
+    source="npu_isa.isa.ops.Source",
     tile_h="output rows",
     tile_w="output pixels of a row",
     lanes="channels",
@@ -108,7 +170,9 @@ VEC = _record(
     flip="128 for signed inputs, 0 for unsigned ones",
 )
 
-TRANSFER = _record(
+VEC_AT_BOUNDARIES = ("params", "taps")
+
+TRANSFER = Record(
     dram="first byte in DRAM",
     dram_row="between two rows",
     dram_col="between two runs of a row",
@@ -120,7 +184,7 @@ TRANSFER = _record(
     run="bytes of a run",
 )
 
-FOLD = _record(
+FOLD = Record(
     dram="first byte of the image in DRAM",
     in_h="its rows",
     in_w="its pixels in a row",
@@ -146,7 +210,7 @@ class Program(NamedTuple):
     Attributes:
         steps, convs, segments, vecs, transfers, folds: records as above.
         lowering: uint8. Byte q becomes min(max(saturate(q + half) & mask, low), high). Or positions that a group clips,
-            simd.WHOLE for 8 bits.
+            WHOLE for 8 bits.
         weights: int8, packed [vector][tap][place, by group][4 quads][16 columns][4 channels], lowered.
         starts: int32, what the sums of each column start from: takes back the offset of signed activations.
         params: int64; offset = bias * multiplier + 2^(shift - 1), leak the same with the second multiplier. Readable

@@ -1,4 +1,4 @@
-"""Numba kernels of the value simulator: `run` executes a program for one image after the other.
+"""Operations of the value simulator: `run` executes a program for one image after the other.
 
 `tables` describes the arguments. The static check has proved every address, so nothing is checked here. Inner loops
 index with `U64(...)`: Numba leaves out its test for negative indices then, and LLVM can use vector instructions.
@@ -8,24 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from npu_isa.isa.ops import GROUP, Source
+from numba import config, njit
 from numpy.typing import NDArray
 
-from npu_sim.fast.values import simd
-from npu_sim.fast.values.simd import GROUP, NARROW, VECTOR, WIDE
-from npu_sim.fast.values.tables import Memory, Program
-from npu_sim.sources import digest
+from npu_sim.fast.values.kernels import chosen
+from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
+from npu_sim.fast.values.tables import BYTE_MAX, VECTOR, Memory, Program
+from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
+from npu_sim.sources import depend_on, digest, is_cached
 
 Array = NDArray[Any]
 Record = Any  # a row of a table
 U64 = np.uint64
 
 CONV, VEC, LOAD, STORE, FOLD = range(5)  # kinds of steps
-ACC, MAC, MAX, SUM = range(4)  # sources of a vec, as in isa.toml
+ACC, MAX = int(Source.ACC), int(Source.MAX)
 
-# `_nrt=False`: nothing is allocated here; without it, counting references to arrays takes a third of the time
-_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}
-kernel: Callable[..., Any] = njit(**_OPTIONS)
+kernel: Callable[..., Any] = njit(**WITHOUT_REFERENCE_COUNTS)
 
 
 # -- matrix engine
@@ -50,7 +50,7 @@ def _gather(conv: Record, segments: Array, lowering: Array, act: Array, patch: A
     part_cols, part_col_step, in_w = conv["part_cols"], conv["part_col_step"], conv["in_w"]
     row, step = conv["col_parts"] * part_cols * pixel, part_col_step * conv["source_col"]
     if conv["padded"]:
-        simd.fill((patch,), (first, conv["row_parts"] * part_rows * row, flip))
+        chosen.fill((patch,), Fill(target=first, size=conv["row_parts"] * part_rows * row, value=flip))
     for tx in range(conv["col_parts"]):
         x = conv["x"] + tx * conv["col_step"]
         col, col_end = _inside(x, part_col_step, part_cols, in_w)
@@ -71,7 +71,8 @@ def _gather(conv: Record, segments: Array, lowering: Array, act: Array, patch: A
                     target = to_left + (ty * part_rows + r) * row + segment["target"]
                     for _ in range(count):
                         if segment["dynamic"] and span:
-                            simd.lower_dynamic((act, patch, lowering), (source, target, run, flip, half, span))
+                            places = Lower(source=source, target=target, size=run, flip=flip, clips=half, span=span)
+                            chosen.lower_dynamic((act, patch, lowering), places)
                         else:
                             _lower_static(act, source, patch, target, run, flip, lowering, half, span)
                         source += step
@@ -91,8 +92,8 @@ def _lower_static(
     for part in range(0, run, span):
         for c in range(min(span, run - part)):
             value = np.uint8(act[U64(source + part + c)] ^ np.uint8(flip))
-            code = np.uint8((np.int32(value) + np.int32(lowering[U64(half + c)])) & 255)
-            code = np.uint8(255) if code < value else code
+            code = np.uint8((np.int32(value) + np.int32(lowering[U64(half + c)])) & BYTE_MAX)
+            code = np.uint8(BYTE_MAX) if code < value else code
             code = np.uint8(code & lowering[U64(mask + c)])
             code = max(code, lowering[U64(low + c)])
             patch[U64(target + part + c)] = min(code, lowering[U64(high + c)])
@@ -110,20 +111,29 @@ def _conv(p: Program, conv: Record, m: Memory) -> None:
         at = conv["patch"] + y * conv["next_y"]
         for x in range(tile_w):
             m.pixels[U64(y * tile_w + x)] = at + x * next_x
-    taps = (conv["tap_rows"], conv["tap_row"], conv["tap_cols"], conv["tap_col"], conv["run"])
-    weight, start, accumulate = conv["weight"], conv["start"], conv["accumulate"]
-    acc = conv["acc"] * width
-    arrays = (m.patch, m.pixels, p.weights, p.starts, m.acc)
-    if vectors == 1:
-        for k in range(0, pixels, NARROW[0]):
-            block = (k, min(NARROW[0], pixels - k), weight, start, acc + k * width, width, accumulate)
-            simd.dot_narrow(arrays, block + taps)
-    else:
-        for c in range(0, vectors * VECTOR, 2 * VECTOR):
-            column = weight + c * taps[0] * taps[2] * taps[4]
-            for k in range(0, pixels, WIDE[0]):
-                block = (k, min(WIDE[0], pixels - k), column, start + c, acc + k * width + c, width, accumulate)
-                simd.dot_wide(arrays, block + taps)
+    acc, accumulate = conv["acc"] * width, conv["accumulate"]
+    column_weights = conv["tap_rows"] * conv["tap_cols"] * conv["run"]
+    for c in range(0, vectors * VECTOR, WIDE[1] * VECTOR):
+        block = NARROW[0] if vectors == 1 else WIDE[0]
+        for k in range(0, pixels, block):
+            dot = Dot(
+                first=k,
+                pixels=min(block, pixels - k),
+                weight=conv["weight"] + c * column_weights,
+                start=conv["start"] + c,
+                row=acc + k * width + c,
+                width=width,
+                accumulate=accumulate,
+                tap_rows=conv["tap_rows"],
+                tap_row=conv["tap_row"],
+                tap_cols=conv["tap_cols"],
+                tap_col=conv["tap_col"],
+                run=conv["run"],
+            )
+            if vectors == 1:
+                chosen.dot_narrow((m.patch, m.pixels, p.weights, p.starts, m.acc), dot)
+            else:
+                chosen.dot_wide((m.patch, m.pixels, p.weights, p.starts, m.acc), dot)
     if not accumulate and vectors * VECTOR < width:
         for k in range(acc, acc + pixels * width, width):
             for c in range(vectors * VECTOR, width):
@@ -142,15 +152,26 @@ def _reduce_row(p: Program, vec: Record, y: int, m: Memory) -> None:
     top, left = vec["y"] + y * vec["stride_y"], vec["x"]
     first, end = _inside(top, vec["dilation_y"], vec["kernel_h"], vec["in_h"])
     source, weight = vec["base"] + top * vec["row"] + first * row, vec["taps"] + first * kernel_w * lanes
-    largest, rows, arrays = vec["source"] == MAX, end - first, (m.act, p.taps, m.window)
+    rows = end - first
     for x in range(vec["tile_w"]):
         first, end = _inside(left, step, kernel_w, in_w)
-        taps = (source + (left + first * step) * col, weight + first * lanes, rows, row, kernel_w * lanes, end - first)
-        numbers = (lanes, offset, x * p.acc_width, *taps, step * col, lanes)
-        if largest:
-            simd.window_largest(arrays, numbers)
+        window = Window(
+            lanes=lanes,
+            offset=offset,
+            target=x * p.acc_width,
+            source=source + (left + first * step) * col,
+            weight=weight + first * lanes,
+            tap_rows=rows,
+            source_row=row,
+            weight_row=kernel_w * lanes,
+            tap_cols=end - first,
+            source_col=step * col,
+            weight_col=lanes,
+        )
+        if vec["source"] == MAX:
+            chosen.window_largest((m.act, p.taps, m.window), window)
         else:
-            simd.window_sum(arrays, numbers)
+            chosen.window_sum((m.act, p.taps, m.window), window)
         left += stride
 
 
@@ -161,44 +182,51 @@ def _vec(p: Program, vec: Record, m: Memory) -> None:
     A row is read before it is written. That is the order of the machine, pixel by pixel, in other words: no pixel reads
     what an earlier one has written.
     """
-    width = p.acc_width
-    lanes, pixels, residual, leaky = vec["lanes"], vec["tile_w"], vec["residual"], vec["leaky"]
+    lanes, pixels, width = vec["lanes"], vec["tile_w"], p.acc_width
     from_acc = vec["source"] == ACC
     arrays = (m.acc if from_acc else m.window, p.params, m.act, m.window)
     for y in range(vec["tile_h"]):
-        first = (vec["base"] + y * pixels) * width if from_acc else 0
         if not from_acc:
             _reduce_row(p, vec, y, m)
-        res, out = vec["res"] + y * vec["res_row"], vec["out"] + y * vec["out_row"]
-        row = (lanes, pixels, first, width, vec["params"], vec["low"], vec["high"])
-        numbers = row + (res, vec["res_col"], vec["res_flip"])  # noqa: RUF005  (Numba fails at a star here)
-        if residual and leaky:
-            simd.scale_residual_leaky(arrays, numbers)
-        elif residual:
-            simd.scale_residual(arrays, numbers)
-        elif leaky:
-            simd.scale_leaky(arrays, numbers)
+        row = Scale(
+            lanes=lanes,
+            pixels=pixels,
+            first=(vec["base"] + y * pixels) * width if from_acc else 0,
+            width=width,
+            params=vec["params"],
+            low=vec["low"],
+            high=vec["high"],
+            res=vec["res"] + y * vec["res_row"],
+            res_col=vec["res_col"],
+            res_offset=vec["res_flip"],
+        )
+        if vec["residual"] and vec["leaky"]:
+            chosen.scale_residual_leaky(arrays, row)
+        elif vec["residual"]:
+            chosen.scale_residual(arrays, row)
+        elif vec["leaky"]:
+            chosen.scale_leaky(arrays, row)
         else:
-            simd.scale(arrays, numbers)
-        places = (lanes, pixels, width, out, vec["out_col"])
+            chosen.scale(arrays, row)
+        out = vec["out"] + y * vec["out_row"]
+        places = Write(lanes=lanes, pixels=pixels, width=width, out=out, out_col=vec["out_col"])
         if lanes % VECTOR:
             _write_some(m.window, m.act, vec["wide"], places)
         elif vec["wide"]:
-            simd.write_wide((m.window, m.act), places)
+            chosen.write_wide((m.window, m.act), places)
         else:
-            simd.write_bytes((m.window, m.act), places)
+            chosen.write_bytes((m.window, m.act), places)
 
 
 @kernel
-def _write_some(window: Array, act: Array, wide: int, places: tuple[int, int, int, int, int]) -> None:
-    """Write rows of fewer lanes than a vector; see `_emit_write`."""
-    lanes, pixels, width, out, out_col = places
-    for x in range(pixels):
-        for lane in range(lanes):
-            value, to = window[x * width + lane], out + x * out_col + lane
-            act[to] = np.uint8(value & 255)
+def _write_some(window: Array, act: Array, wide: int, n: Write) -> None:
+    """Write a row of output pixels of fewer lanes than a vector."""
+    for x in range(n.pixels):
+        for lane in range(n.lanes):
+            value, to = window[x * n.width + lane], n.out + x * n.out_col + lane
+            act[to] = np.uint8(value & BYTE_MAX)
             if wide:
-                act[to + GROUP] = np.uint8(value >> 8 & 255)
+                act[to + GROUP] = np.uint8(value >> 8 & BYTE_MAX)
 
 
 # -- transfers
@@ -213,11 +241,12 @@ def _load_or_store(p: Program, t: Record, m: Memory, store: bool) -> None:
             dram = t["dram"] + r * t["dram_row"] + c * t["dram_col"] - constants.size
             act = t["act"] + r * t["act_row"] + c * t["act_col"]
             if store:
-                simd.copy((m.dram, m.act), (dram, act, run))
+                chosen.copy((m.dram, m.act), Copy(target=dram, source=act, size=run))
                 continue
             constant = min(max(-dram, 0), run)
-            simd.copy((m.act, constants), (act, dram + constants.size, constant))
-            simd.copy((m.act, m.dram), (act + constant, dram + constant, run - constant))
+            chosen.copy((m.act, constants), Copy(target=act, source=dram + constants.size, size=constant))
+            scratch = Copy(target=act + constant, source=dram + constant, size=run - constant)
+            chosen.copy((m.act, m.dram), scratch)
 
 
 @kernel
@@ -229,22 +258,28 @@ def _fold(p: Program, t: Record, m: Memory) -> None:
     for r in range(t["rows"]):
         for c in range(t["cols"]):
             at = t["act"] + r * t["act_row"] + c * t["act_col"]
-            simd.fill((act,), (at, t["words"], 0))
+            chosen.fill((act,), Fill(target=at, size=t["words"], value=0))
             y, x = t["y"] + r * t["stride_y"], t["x"] + c * t["stride_x"]
             first, end = _inside(x, 1, t["kernel_w"], in_w)
             for ky in range(*_inside(y, 1, t["kernel_h"], in_h)):
                 source = image + ((y + ky) * in_w + x + first) * channels
                 target = at + (ky * t["kernel_w"] + first) * channels
-                simd.copy((act, m.dram), (target, source, (end - first) * channels))
+                line = Copy(target=target, source=source, size=(end - first) * channels)
+                chosen.copy((act, m.dram), line)
 
 
 # -- the program
 
 
-def compiled(sources: str) -> Callable[..., None]:
-    """Return `run`, compiled and cached; sources: digest of the package (npu_sim.sources)."""
+def compiled(sources: str, kernels: str) -> Callable[..., None]:
+    """Return `run`, compiled and cached.
 
-    @njit(**_OPTIONS, cache=True)
+    Args:
+        sources: digest of the package (npu_sim.sources).
+        kernels: name of the set of kernels.
+    """
+
+    @njit(**WITHOUT_REFERENCE_COUNTS, nogil=True, cache=True)
     def run(
         p: Program, m: Memory, first: int, end: int, images: Array, input_at: int, outputs: Array, output_at: int
     ) -> None:
@@ -258,11 +293,11 @@ def compiled(sources: str) -> Callable[..., None]:
             input_at, output_at: place of input and output in `m.dram`.
             outputs: uint8 (N, output bytes), written.
         """
-        if len(sources) == 0:
-            return
+        depend_on(sources)
+        depend_on(kernels)
         for image in range(images.shape[0]):
             if first == 0:
-                simd.copy((m.dram, images[image]), (input_at, 0, images.shape[1]))
+                chosen.copy((m.dram, images[image]), Copy(target=input_at, source=0, size=images.shape[1]))
             for s in range(first, end):
                 kind, row = p.steps[s]["kind"], p.steps[s]["row"]
                 if kind == CONV:
@@ -274,9 +309,14 @@ def compiled(sources: str) -> Callable[..., None]:
                 else:
                     _load_or_store(p, p.transfers[row], m, kind == STORE)
             if end == p.steps.size:
-                simd.copy((outputs[image], m.dram), (0, output_at, outputs.shape[1]))
+                chosen.copy((outputs[image], m.dram), Copy(target=0, source=output_at, size=outputs.shape[1]))
 
     return run  # type: ignore[no-any-return]
 
 
-run = compiled(digest("npu_sim.fast.values"))
+run = compiled(digest("npu_sim.fast.values"), chosen.__name__)
+
+
+def is_compiled() -> bool:
+    """Return whether `run` need not be compiled: it has been, in this process or before, or nothing is compiled."""
+    return bool(config.DISABLE_JIT or run.signatures) or is_cached(run)  # type: ignore[attr-defined]
