@@ -70,9 +70,9 @@ def spent(timing: Timing, ops: Sequence[Op]) -> I64:
                 at = until
         end = int(times[events.ISSUE_END])
         if isinstance(op, Conv):
-            row[_C["stream"]] += timing.stream[op.index]
-            row[_C["bank"]] += timing.bank[op.index]
-            row[_C["weights"]] += timing.short[op.index]
+            row[_C["stream"]] += timing.activity["stream_cycles"][op.index]
+            row[_C["bank"]] += timing.activity["bank_cycles"][op.index]
+            row[_C["weights"]] += timing.activity["short_cycles"][op.index]
         elif isinstance(op, Setup):
             row[_C["setup"]] += max(end - at, 0)
         else:

@@ -26,7 +26,7 @@ def test_layers_add_up_to_the_total(timed):
     assert sum(r["cycles"] for r in rows) == timing.total_cycles
     assert sum(r["macs_4bit"] for r in rows) == timed.low_macs
     assert sum(r["dram_bytes"] for r in rows) == timing.dram_bytes.sum()
-    assert sum(r["stream_cycles"] for r in rows) == timing.stream.sum()
+    assert sum(r["stream_cycles"] for r in rows) == timing.activity["stream_cycles"].sum()
     assert all(r["ideal_cycles"] <= r["stream_cycles"] for r in rows if r["kind"] == "conv")
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from npu_isa.isa.ops import Conv, Engine
+from npu_sim.activity import ACTIVITY
 from npu_sim.counters import (
     CAUSES,
     EngineRow,
@@ -100,8 +101,7 @@ def test_layers_own_what_they_move_the_finish_line_by(ends):
 
 def only_ends(ends: list[int]) -> Timing:
     table = simulate(*hand("load run=16\nhalt", {}), ()).table.repeat(len(ends), axis=0)
-    zeros = np.zeros(len(ends), np.int64)
-    timing = Timing(max(ends), table, zeros, zeros, zeros, zeros, zeros)
+    timing = Timing(max(ends), table, np.zeros(len(ends), ACTIVITY), 64)
     timing.end[:] = ends
     return timing
 
@@ -175,5 +175,5 @@ def test_trace_events_of_a_track_never_overlap(seed):
         assert all(a[1] <= b[0] for a, b in pairwise(slices))
         assert all(0 <= first < end <= timing.total_cycles for first, end in slices)
         working = {c: n for c, n in split(row).items() if c in ("stream", "bank", "busy", "dram")}
-        short = int(timing.short[[op.index for op in case.ops[:-1] if op.engine == engine]].sum())
+        short = int(timing.activity["short_cycles"][[op.index for op in case.ops[:-1] if op.engine == engine]].sum())
         assert sum(end - first for first, end in slices) == sum(working.values()) + short

@@ -20,6 +20,8 @@ from tests.naive_machine import NaiveMachine
 from tests.naive_timing import DeadlockError, Twin
 from tests.timing_models import causes_of, compare, random_case
 
+SPLIT = ("stream_cycles", "bank_cycles", "short_cycles")  # of a conv
+
 
 def timed(text: str, boundaries: tuple[int, ...] = (), **sizes: int) -> Timing:
     """Time a program written in assembly; the twin has to agree."""
@@ -57,7 +59,7 @@ def test_conv_vec_store_on_two_by_two():
     assert timing.dispatch.tolist() == [0, 1, 2, 3, 4, 5]
     conv, vec, store = (3, 5, 79, 88), (5, 88, 95, 101), (6, 101, 105, 125)
     assert moments(timing) == [(1, 1, 2, 2), (2, 2, 3, 3), conv, (4, 4, 5, 5), vec, store]
-    assert timing.passes.tolist() == [0, 0, 8, 0, 0, 0]
+    assert timing.activity["passes"].tolist() == [0, 0, 8, 0, 0, 0]
     assert timing.total_cycles == 125
 
 
@@ -83,14 +85,14 @@ def test_bank_conflict():
     text = "geom register=0 kernel_h=3 in_h=18 row_pitch=4\ngroups\nconv tile_h=16\nhalt"
     timing = timed(text, (1,))
     assert moments(timing)[2] == (3, 19, 67, 97)
-    assert [timing.stream[2], timing.bank[2], timing.short[2]] == [32, 16, 0]
+    assert timing.activity[list(SPLIT)][2].item() == (32, 16, 0)
 
 
 def test_shorter_streams_than_weight_loads():
     """The same with one pixel: passes start 16 + 8 cycles apart, of which the first issues for 2."""
     timing = timed("geom register=0 kernel_h=3 in_h=3 row_pitch=4\ngroups\nconv\nhalt", (1,))
     assert moments(timing)[2] == (3, 19, 44, 74)
-    assert [timing.stream[2], timing.bank[2], timing.short[2]] == [2, 1, 22]
+    assert timing.activity[list(SPLIT)][2].item() == (2, 1, 22)
 
 
 def test_a_full_fifo_holds_up_an_engine():

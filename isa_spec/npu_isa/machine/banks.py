@@ -10,9 +10,12 @@ Array = NDArray[Any]
 
 
 @njit(cache=True)
-def _factor(words: Array, count: int, banks: int, used: Array) -> int:
-    """Return the most different words among the first `count` that fall on one bank; `used` is scratch of `banks`."""
-    most = 0
+def _factor(words: Array, count: int, banks: int, used: Array) -> tuple[int, int]:
+    """Return the most different words among the first `count` that fall on one bank, and how many differ in all.
+
+    `used` is scratch of `banks`.
+    """
+    most = different = 0
     for i in range(count):
         used[words[i] % banks] = 0
     for i in range(count):
@@ -22,16 +25,17 @@ def _factor(words: Array, count: int, banks: int, used: Array) -> int:
                 new = False
                 break
         if new:
+            different += 1
             used[words[i] % banks] += 1
             most = max(most, used[words[i] % banks])
-    return most
+    return most, different
 
 
 @njit(cache=True)
 def pass_factors(
     groups: Array, taps: Array, tap_fastest: int, low: int, per_pass: int, copies: Array, banks: int, found: Array
 ) -> int:
-    """Write the bank factor of each pass over (tap, place) entries; return the number of passes.
+    """Write the bank factor and the different words of each pass over (tap, place) entries; return the passes.
 
     Args:
         groups: int64, input group of each place; the first `low` in 4-bit form.
@@ -41,7 +45,7 @@ def pass_factors(
         per_pass: entries of a pass.
         copies: times that an entry stands in the list, in 4-bit and in 8-bit form.
         banks: of a region.
-        found: int64, written.
+        found: int64 (2, passes at most), written.
     """
     words, used, passes = np.empty(per_pass, np.int64), np.zeros(banks, np.int64), 0
     for form in range(2):
@@ -56,7 +60,7 @@ def pass_factors(
                 else:
                     tap, place = entry // places, entry % places
                 words[i] = taps[tap] + groups[first + place]
-            found[passes] = _factor(words, count, banks, used)
+            found[0, passes], found[1, passes] = _factor(words, count, banks, used)
             passes += 1
     return passes
 
@@ -70,5 +74,5 @@ def conflicts(
     for low in lows:
         passes = pass_factors(groups, taps, tap_fastest, low, per_pass, copies, banks, found)
         for i in range(passes):
-            total += found[i] - 1
+            total += found[0, i] - 1
     return total

@@ -43,17 +43,22 @@ def _pass_list(geom: Geom, groups: tuple[int, ...], low: Any, machine: MachineCo
         per_pass, copies = rows // SEGMENT_ROWS, (1, 2)
     else:  # one short segment: a part of one group at a time
         per_pass, copies = 1, (WORD_BYTES // (2 * rows), WORD_BYTES // rows)
-    room = np.empty(len(groups) * len(taps) * copies[1] + 2, np.int64)
+    room = np.empty((2, len(groups) * len(taps) * copies[1] + 2), np.int64)
     entries = np.array(groups, np.int64), np.array(taps, np.int64), geom.tap_fastest
     return (*entries, low, per_pass, np.array(copies, np.int64), machine.act_banks, room)
 
 
 @lru_cache(maxsize=4096)
-def conv_factors(geom: Geom, groups: tuple[int, ...], low: int, machine: MachineConfig) -> tuple[int, ...]:
-    """Return the bank factor of each pass over the places `groups`, the first `low` of them in 4-bit form."""
+def _passes(geom: Geom, groups: tuple[int, ...], low: int, machine: MachineConfig) -> tuple[tuple[int, ...], ...]:
+    """Return bank factor and different words of each pass; see `conv_factors`."""
     passes = _pass_list(geom, groups, low, machine)
     count = banks.pass_factors(*passes)
-    return tuple(passes[-1][:count].tolist())
+    return tuple(tuple(row) for row in passes[-1][:, :count].tolist())
+
+
+def conv_factors(geom: Geom, groups: tuple[int, ...], low: int, machine: MachineConfig) -> tuple[int, ...]:
+    """Return the bank factor of each pass over the places `groups`, the first `low` of them in 4-bit form."""
+    return _passes(geom, groups, low, machine)[0]
 
 
 def conv_conflicts(geom: Geom, groups: tuple[int, ...], lows: Sequence[int], machine: MachineConfig) -> int:
@@ -68,6 +73,17 @@ def conv_passes(op: Conv, boundary: int, machine: MachineConfig) -> tuple[int, .
     form, half-groups in 8-bit form (the two halves of a group share one word).
     """
     return conv_factors(op.geom, op.groups, op.low_places(boundary), machine)
+
+
+def conv_pass_words(op: Conv, boundary: int, machine: MachineConfig) -> tuple[int, ...]:
+    """Return the words that each pass of a conv at `boundary` reads per pixel; entries outside the image count."""
+    return _passes(op.geom, op.groups, op.low_places(boundary), machine)[1]
+
+
+def low_passes(op: Conv, boundary: int, machine: MachineConfig) -> int:
+    """Return the passes of a conv at `boundary` that are in 4-bit form; they come first."""
+    low = op.low_places(boundary)
+    return len(_passes(op.geom, op.groups[:low], low, machine)[0])
 
 
 def weight_load_cycles(machine: MachineConfig) -> int:

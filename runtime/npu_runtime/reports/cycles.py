@@ -4,6 +4,7 @@ import numpy as np
 from npu_isa.file.binary import LayerInfo
 from npu_isa.isa.ops import Engine
 from npu_isa.machine.config import MachineConfig
+from npu_sim.activity import WORK
 from npu_sim.counters import (
     CAUSES,
     engine_rows,
@@ -66,7 +67,7 @@ def _by_layer(session: Session) -> list[Row]:
                 "waits_for": max(waits, key=lambda cause: waits[cause]) if any(waits.values()) else "",
                 "vector_cycles": int(by_cause[mine & (engine_of == Engine.VECTOR)][:, CAUSES.index("busy")].sum()),
                 "dram_bytes": int(timing.dram_bytes[mine].sum()),
-                "passes": int(timing.passes[mine].sum()),
+                "passes": int(timing.activity["passes"][mine].sum()),
                 "onnx_nodes": " ".join(layer.onnx_nodes),
             }
         )
@@ -110,13 +111,14 @@ def _by_instruction(session: Session) -> list[Row]:
                 "engine": op.engine.name.lower(),
                 "layer": binary.layers[layer].name if layer >= 0 else "",
                 "tile": int(binary.tile_of[i]),
-                "passes": int(timing.passes[i]),
+                "passes": int(timing.activity["passes"][i]),
                 "dispatch_cycle": int(timing.dispatch[i]),
                 "accept_cycle": int(timing.accept[i]),
                 "start_cycle": int(timing.start[i]),
                 "issue_end_cycle": int(timing.issue_end[i]),
                 "end_cycle": int(timing.end[i]),
                 "dram_bytes": int(timing.dram_bytes[i]),
+                **{name: int(timing.activity[name][i]) for name in WORK},
                 **{f"{c}_cycles": int(v) for c, v in zip(CAUSES, by_cause[i], strict=True) if c != "idle"},
             }
         )

@@ -214,6 +214,6 @@ def _row(session: Session, ratio: float, images: int, hits: Hits | None) -> RunR
         ideal_speedup=round(gain.ideal, 4),
         dram_bytes=int(timing.dram_bytes.sum()),
         matrix_utilization_percent=round(use_of(session).utilization_percent, 2),
-        matrix_busy_percent=round(100.0 * int(timing.stream.sum()) / timing.total_cycles, 2),
+        matrix_busy_percent=round(100.0 * int(timing.activity["stream_cycles"].sum()) / timing.total_cycles, 2),
         switch_cycles=session.switch_cycles,
     )

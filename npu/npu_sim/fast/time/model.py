@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Vec
+from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Ops, Setup, Store, Vec
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import timing as rules
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import footprints, regions
 from numpy.typing import NDArray
 
+from npu_sim.activity import conv_activity, fixed_activity
 from npu_sim.fast.time import loop as events
 
 I64 = NDArray[np.int64]
+Array = NDArray[Any]
 KINDS: dict[type[Op], int] = {
     Setup: events.SETUP,
     Conv: events.CONV,
@@ -24,7 +27,6 @@ KINDS: dict[type[Op], int] = {
     Fold: events.TRANSFER,
     Store: events.TRANSFER,
 }
-DETAILS = ("stream", "bank", "short", "dram_bytes", "passes")  # fields of Timing that are no times
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +39,19 @@ class Timing:
             first pixel.
         issue_end: when the engine could start the next one's work (conv: end of the stream).
         table: every time kept, int64 (instructions, events.TIMES).
-        stream, bank, short: conv: cycles per pixel and pass, extra ones by bank conflicts, and waits between its
-            passes for weights.
-        dram_bytes: bytes moved on the bus, whole bursts.
-        passes: passes of a conv.
+        activity: what each did, a record `npu_sim.activity.ACTIVITY` (instructions,).
+        burst_bytes: of a burst.
     """
 
     total_cycles: int
     table: I64
-    stream: I64
-    bank: I64
-    short: I64
-    dram_bytes: I64
-    passes: I64
+    activity: Array
+    burst_bytes: int
+
+    @property
+    def dram_bytes(self) -> I64:
+        """Bytes moved on the bus, whole bursts."""
+        return np.asarray(self.activity["dram_bursts"] * self.burst_bytes)
 
     @property
     def dispatch(self) -> I64:
@@ -90,7 +92,7 @@ class TimingModel:
             fence = op.fence if isinstance(op, Vec) else 0
             cycles = rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
             table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads[i], writes[i], cycles, 0, 0, fence, -1)
-        self._details = np.zeros((len(DETAILS), len(self.ops)), np.int64)
+        self._activity = fixed_activity(Ops.of(ops), machine)[: len(self.ops)]
         self._table = table
         self._tails = self._add_transfers()
         by_engine = [np.flatnonzero(table[:, events.ENGINE] == e) for e in Engine]
@@ -101,7 +103,7 @@ class TimingModel:
             if isinstance(op, Conv) or (isinstance(op, Load) and op.indexed):
                 dials.setdefault(op.geom.register if isinstance(op, Conv) else op.register, []).append(i)
         self._dials = {register: np.array(found) for register, found in dials.items()}
-        self._at_boundary: dict[tuple[int, int], tuple[I64, I64]] = {}
+        self._at_boundary: dict[tuple[int, int], tuple[I64, Array]] = {}
 
     def _add_transfers(self) -> I64:
         """Fill in the transfers as they are at boundary 0; return `tails` of all folds."""
@@ -110,36 +112,35 @@ class TimingModel:
             if isinstance(op, Load | Fold | Store):
                 moved = rules.transfer(op, 0, self.machine)
                 self._table[i, events.CYCLES], self._table[i, events.BURSTS] = moved.least_cycles, moved.bursts
-                self._details[DETAILS.index("dram_bytes"), i] = moved.bursts * self.machine.dram_burst_bytes
+                self._activity["dram_bursts"][i] = moved.bursts
                 if moved.tails:
                     self._table[i, events.TAILS] = len(tails)
                     tails += moved.tails
         return np.array(tails, np.int64)
 
-    def _dialled(self, register: int, boundary: int) -> tuple[I64, I64]:
-        """Return CYCLES, LAST and BURSTS, (operations, 3), and details of the operations that a register changes."""
+    def _dialled(self, register: int, boundary: int) -> tuple[I64, Array]:
+        """Return CYCLES, LAST and BURSTS, (operations, 3), and activity of the operations that a register changes."""
         known = self._at_boundary.get((register, boundary))
         if known is None:
-            pairs = [self._conv_or_load(self.ops[i], boundary) for i in self._dials[register]]
-            columns, details = (np.array(part, np.int64) for part in zip(*pairs, strict=True))
-            known = self._at_boundary[register, boundary] = columns, np.ascontiguousarray(details.T)
+            places = self._dials[register]
+            activity = self._activity[places]
+            columns = np.zeros((len(places), 3), np.int64)
+            for row, i in enumerate(places.tolist()):
+                op = self.ops[i]
+                if isinstance(op, Conv):
+                    activity[row] = conv_activity(op, boundary, self.machine)
+                    columns[row, :2] = self._conv(op, boundary)
+                elif isinstance(op, Load):
+                    bursts = rules.transfer(op, boundary, self.machine).bursts
+                    activity["dram_bursts"][row] = columns[row, 2] = bursts
+            known = self._at_boundary[register, boundary] = columns, activity
         return known
 
-    def _conv_or_load(self, op: Op, boundary: int) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-        """Return CYCLES, LAST and BURSTS of an operation at a boundary, and its details."""
-        machine = self.machine
-        if isinstance(op, Load):
-            moved = rules.transfer(op, boundary, machine)
-            return (0, 0, moved.bursts), (0, 0, 0, moved.bursts * machine.dram_burst_bytes, 0)
-        assert isinstance(op, Conv)
-        factors = rules.conv_passes(op, boundary, machine)
-        gaps = sum(rules.pass_interval(op.pixels, k, machine) for k in factors[:-1])
-        last, stream, bank = (
-            op.pixels * factors[-1],
-            op.pixels * len(factors),
-            op.pixels * (sum(factors) - len(factors)),
-        )
-        return (gaps, last, 0), (stream, bank, gaps + last - stream - bank, 0, len(factors))
+    def _conv(self, op: Conv, boundary: int) -> tuple[int, int]:
+        """Return CYCLES and LAST of a conv at a boundary."""
+        factors = rules.conv_passes(op, boundary, self.machine)
+        gaps = sum(rules.pass_interval(op.pixels, k, self.machine) for k in factors[:-1])
+        return gaps, op.pixels * factors[-1]
 
     def simulate(self, boundaries: Sequence[int]) -> Timing:
         """Return the times at a boundary vector (groups per register; registers beyond it read 0).
@@ -147,11 +148,11 @@ class TimingModel:
         Raises:
             ProgramError: the program deadlocks; the static check refuses such programs.
         """
-        machine, table, details = self.machine, self._table.copy(), self._details.copy()
+        machine, table, activity = self.machine, self._table.copy(), self._activity.copy()
         count = len(self.ops)
         for register, found in self._dials.items():
             boundary = boundaries[register] if register < len(boundaries) else 0
-            table[found, events.CYCLES : events.BURSTS + 1], details[:, found] = self._dialled(register, boundary)
+            table[found, events.CYCLES : events.BURSTS + 1], activity[found] = self._dialled(register, boundary)
         times = np.full((count, events.TIMES), events.NEVER, np.int64)
         total = events.simulate(
             table,
@@ -178,7 +179,7 @@ class TimingModel:
                 f"instruction {stuck[0]}",
                 "check the tokens; `npu inspect` says who waits",
             )
-        return Timing(int(total), times, *details)
+        return Timing(int(total), times, activity, machine.dram_burst_bytes)
 
 
 def simulate(ops: Sequence[Op], machine: MachineConfig, boundaries: Sequence[int]) -> Timing:
