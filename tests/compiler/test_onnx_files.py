@@ -559,3 +559,26 @@ def test_weights_in_a_file_that_is_missing(tmp_path):
     assert len(import_model(tmp_path / "net.onnx").nodes) == 1
     (tmp_path / "weights").unlink()
     assert refusal(tmp_path / "net.onnx", ModelError).message.startswith("not a readable ONNX model: ")
+
+
+# -- what ends the process inside onnx's inference
+
+
+@pytest.mark.parametrize("opset", [10, 17])
+def test_sizes_below_zero_before_a_slice(opset, tmp_path):
+    net = Net((3, 6, 6), opset)
+    conv = net.node("Conv", "x", net.weight(4, 3, 1, 9), name="wide")
+    given = [net.constant([v], np.int64) for v in (0, 9, 3, 2)]
+    model = net.model("sliced")  # without the Slice: building it infers shapes too
+    model.graph.node.append(helper.make_node("Slice", [conv, *given], ["sliced"], "sliced"))
+    message = refusal(save(model, tmp_path), UnsupportedError).message
+    assert message == "node wide (Conv): the window 1x9 is larger than the padded image"
+
+
+def test_slice_backwards_through_a_constant_without_values(tmp_path):
+    net = Net((3, 6, 6))
+    none = net.node("ConstantOfShape", net.constant([0], np.int64))
+    part = net.node("Slice", none, *(net.constant([v], np.int64) for v in (-1, -9, 0, -1)), name="part")
+    model = net.model(net.node("Add", "x", net.node("ReduceMean", part, keepdims=0)))
+    message = refusal(save(model, tmp_path), UnsupportedError).message
+    assert message.startswith("node part (Slice): the size of the constant that it makes is not known")

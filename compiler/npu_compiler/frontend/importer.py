@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from npu_compiler.frontend.infer import sizes
 from npu_compiler.graph.ir import Node, Shape, TensorQuant
 
 Constants = dict[str, NDArray[Any]]
@@ -61,7 +62,9 @@ class Importer:
         self.nodes: list[Node] = []
         self.quant: dict[str, TensorQuant] = {}
         self.requantize = requantize
-        self.assumed: set[str] = set()
+        self.assumed: set[str] = set()  # outputs of refused nodes that stand for tensors
+        self.lost: set[str] = set()  # outputs of refused nodes that do not, and what is computed from them
+        self.types: dict[str, onnx.TypeProto] = {}  # of outputs of refused nodes, where known
         self._values: dict[str, Value] = {input_name: Value(input_name, order=order)}
         self._node_names, self._tensor_names = set(names), set(names)
         self.integers: set[str] = set()  # outputs of QuantizeLinear
@@ -74,22 +77,28 @@ class Importer:
             raise Refused(f"input {name!r} is a constant or not computed from the image")
         return self._values[name]
 
-    def assume(self, name: str, shape: tuple[int, ...]) -> bool:
+    def assume(self, name: str, found: onnx.TypeProto | None) -> None:
         """Let a refused node's output stand for a tensor, so that the nodes that read it are judged as well.
 
         Args:
             name: the output.
-            shape: its shape without the batch axis, () if not known.
-
-        Returns:
-            whether the shape is that of an image or a vector.
+            found: its type, its sizes known; None if it is not known. Only images and vectors are judged further.
         """
-        if len(shape) not in (1, 3) or min(shape) < 1:
-            return False
-        self.assumed.add(name)
-        self.shapes[name] = (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
-        self._values[name] = Value(name, flat=len(shape) == 1)
-        return True
+        self.lost.add(name)
+        shape = () if found is None else sizes(found) or ()
+        if found is not None:
+            self.types[name] = found
+        if len(shape) in (2, 4) and min(shape) > 0:
+            self.lost.remove(name)
+            self.assumed.add(name)
+            self.shapes[name] = (shape[1], 1, 1) if len(shape) == 2 else (shape[1], shape[2], shape[3])
+            self._values[name] = Value(name, flat=len(shape) == 2)
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape of an ONNX value, the batch included, or None if it is not known."""
+        if name in self._values:
+            return (self.batch, *self.full_shape(name))
+        return sizes(self.types[name]) if name in self.types else None
 
     def known(self, name: str) -> bool:
         """Whether an ONNX value is computed from the image."""
@@ -245,9 +254,14 @@ def weights_of(
     if index < len(node.input) and node.input[index] in imp.weights:
         return imp.weights[node.input[index]]
     array = constant(node, index, constants, what)
-    if array is not None and not array.size:
+    if array is None:
+        return None
+    if not array.size:
         raise Refused(f"{what} must hold values")
-    return None if array is None else (np.asarray(array, np.float32), None)
+    made = np.asarray(array, np.float32)
+    if not np.isfinite(made).all():
+        raise Refused(f"{what} holds values that are not finite")
+    return made, None
 
 
 def pair(values: Any, name: str) -> tuple[int, int]:

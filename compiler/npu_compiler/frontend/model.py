@@ -4,9 +4,10 @@ from pathlib import Path
 
 import onnx
 from npu_isa.errors import ModelError, NpuError, UnsupportedError
-from onnx import TensorProto, defs, helper, version_converter
+from onnx import TensorProto, defs, version_converter
 
 from npu_compiler.frontend.importer import unique
+from npu_compiler.frontend.infer import tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line
 
 OPSETS = range(11, 22)
@@ -28,14 +29,20 @@ def load_model(path: Path, where: str) -> tuple[onnx.ModelProto, tuple[str, ...]
         where: its name in errors.
 
     Returns:
-        the model, its outputs without types, and notes on what was changed.
+        the model, and notes on what was changed.
 
     Raises:
         ModelError: no such file, another kind of file, a damaged model.
         UnsupportedError: an opset that cannot be converted.
     """
     model = _read(path, where)
-    _check(model, where)
+    for holder in (*model.opset_import, *model.graph.node):
+        if holder.domain == "ai.onnx":  # another name of the standard domain
+            holder.domain = ""
+    try:
+        _check(model)
+    except Exception as error:  # the checker raises many types
+        raise _damaged(error, where) from None
     model, notes = _at_supported_opset(model, where)
     notes += _name_nodes(model.graph)
     kinds = {t.data_type for t in model.graph.initializer} | {i.type.tensor_type.elem_type for i in model.graph.input}
@@ -67,25 +74,17 @@ def _damaged(error: Exception, where: str) -> ModelError:
     return ModelError(f"not a readable ONNX model: {first_line(error)}", where, hint)
 
 
-def _check(model: onnx.ModelProto, where: str) -> None:
-    """Let onnx's checker look at the model; forget the types that are declared of outputs: they may be wrong.
-
-    Exporters leave out the shapes of outputs; the checker wants them, others infer them, and so do we.
-    """
-    for holder in (*model.opset_import, *model.graph.node):
-        if holder.domain == "ai.onnx":  # two names of the standard domain
-            holder.domain = ""
+def _check(model: onnx.ModelProto) -> None:
+    """Let onnx's checker look at the model, with shapes put in where it wants them and others infer them, as we do."""
     for value in model.graph.output:
-        value.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        value.type.CopyFrom(tensor_type(()))
     for value in model.graph.input:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker raises many types
-        raise _damaged(error, where) from None
-    for value in model.graph.output:
-        value.ClearField("type")
+    onnx.checker.check_model(model)
+    for tensor in model.graph.initializer:
+        if min(tensor.dims, default=0) < 0:
+            raise ValueError(f"tensor {tensor.name!r} has shape {list(tensor.dims)}")
 
 
 def _at_supported_opset(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -104,9 +103,7 @@ def _at_supported_opset(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelP
     try:
         if not known:
             raise ValueError(f"the onnx package here knows opsets up to {defs.onnx_opset_version()}")
-        model.ir_version = max(model.ir_version, 4)  # constants that the converter makes need not be inputs
-        model = version_converter.convert_version(model, wanted)
-        onnx.checker.check_model(model)
+        model = _converted(model, wanted)
     except Exception as error:  # the converter raises many types
         raise UnsupportedError(
             f"opset {given.version} cannot be converted to {wanted}: {first_line(error).rpartition(' failed: ')[2]}",
@@ -114,6 +111,26 @@ def _at_supported_opset(model: onnx.ModelProto, where: str) -> tuple[onnx.ModelP
             f"export the model with opset {OPSETS[0]} to {OPSETS[-1]}",
         ) from None
     return model, (note,)
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return the model at another opset, by onnx's converter.
+
+    It infers shapes, and on damaged ones that ends the process (see `infer`): the sizes of the inputs are kept from it.
+    """
+    types = {value.name: value.type for value in onnx.GraphProto(input=model.graph.input).input}
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    for value in model.graph.output:
+        value.ClearField("type")
+    del model.graph.value_info[:]
+    model.ir_version = max(model.ir_version, 4)  # constants that the converter makes need not be inputs
+    made = version_converter.convert_version(model, opset)
+    for value in made.graph.input:
+        value.type.CopyFrom(types.get(value.name, value.type))
+    _check(made)
+    return made
 
 
 def _form(operator: str, opset: int) -> tuple[object, ...]:

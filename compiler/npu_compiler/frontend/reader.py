@@ -3,6 +3,7 @@
 Each supported operator has one small function (`ops`, `moves`, `qdq`); this module finds the image and walks the nodes.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
 from npu_compiler.frontend.image import find_image
-from npu_compiler.frontend.importer import OPERATORS, Importer, Refused
+from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused
+from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
-from npu_compiler.frontend.tensors import first_line, fold_constant, read_constants
+from npu_compiler.frontend.tensors import fold_constant, read_constants
 from npu_compiler.graph.ir import Graph
 
 
@@ -61,46 +63,49 @@ def _refusals(refused: list[tuple[str, str, str]]) -> str:
 def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[str, str, str]]:
     """Import every node; return the refusals: node, operator, reason.
 
-    What reads a refused node is judged too where shape inference knows what the node makes; else it is passed over.
+    What reads a refused node is judged too where it is known what shape of tensor that makes; else it is passed over.
     """
     constants = read_constants(model.graph.initializer, where)
-    inferred = _infer_shapes(model, where)
+    declared = {v.name: v.type for v in model.graph.value_info if sizes(v.type) is not None}
     refused: list[tuple[str, str, str]] = []
-    lost: set[str] = set()
     for node in model.graph.node:
         function = OPERATORS.get(node.op_type) if not node.domain else None
-        if lost & set(node.input):
-            lost.update(node.output)
-            if function is not None:
-                continue
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
             if function is None:
                 raise Refused("operator not supported")
-            with np.errstate(all="ignore"):  # what is not finite is found where it is used
-                function(importer, node, constants)
+            if not importer.lost & set(node.input):
+                with np.errstate(all="ignore"):  # what is not finite is found where it is used
+                    function(importer, node, constants)
+                continue
         except Refused as error:
             refused.append((node.name, node.op_type, str(error)))
-            for name in node.output:
-                if not importer.assume(name, inferred.get(name, ())):
-                    lost.add(name)
+        found = declared | _output_types(importer, node, constants, model.opset_import)
+        for name in filter(None, node.output):
+            importer.assume(name, found.get(name))
     return refused
 
 
-def _infer_shapes(model: onnx.ModelProto, where: str) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every value that has one, the batch left out, 0 for a size that is not known.
-
-    What the model declares of inner values may be wrong: it counts only where nothing can be inferred.
-    """
-    declared = list(model.graph.value_info)
-    del model.graph.value_info[:]
+def _output_types(
+    importer: Importer, node: onnx.NodeProto, constants: Constants, opsets: Iterable[onnx.OperatorSetIdProto]
+) -> Types:
+    """Return what is known of the outputs of a refused node, or of one that reads what is not known."""
+    types = {}
+    for name in filter(None, node.input):
+        shape = importer.shape_of(name)
+        if name in constants:
+            types[name] = array_type(constants[name])
+        elif name in importer.types:
+            types[name] = importer.types[name]
+        elif shape is not None:
+            types[name] = tensor_type(shape)
+        else:
+            return {}
     try:
-        made = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # the library raises many types; all mean a damaged model
-        raise ModelError(f"shape inference fails: {first_line(error)}", where, "check the model") from None
-    found = (*declared, *made.graph.value_info, *made.graph.output)
-    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim[1:]) for v in found}
+        return output_types(model_of(node, types, constants, opsets))
+    except Exception:  # the library raises many types: nothing is known
+        return {}
 
 
 def _finish(name: str, importer: Importer, where: str, notes: tuple[str, ...]) -> Graph:

@@ -8,15 +8,14 @@ import numpy as np
 import onnx
 from npu_isa.errors import ModelError
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes
+from npu_compiler.frontend.infer import array_type, holds_graph, model_of, output_types, sizes
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 MAX_FOLDED_VALUES = 1 << 27
-SHAPE_LIKE = 1 << 10  # values of a constant that may say how large a result is
-GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
 def first_line(error: Exception) -> str:
@@ -33,8 +32,6 @@ def read_constants(tensors: Iterable[TensorProto], where: str) -> Constants:
     found = {}
     for tensor in tensors:
         try:
-            if min(tensor.dims, default=0) < 0:
-                raise ValueError("negative dimensions")
             found[tensor.name] = single(numpy_helper.to_array(tensor))
         except Exception as error:  # the library raises many types; all mean a damaged tensor
             text = f"tensor {tensor.name!r} of shape {list(tensor.dims)} cannot be read: {first_line(error)}"
@@ -71,18 +68,17 @@ def fold_constant(
         Refused: the node cannot be evaluated, or makes more than MAX_FOLDED_VALUES values.
     """
     names = [i for i in node.input if i]
-    if node.op_type == "Shape" and names and imp.known(names[0]):
+    if node.domain or node.op_type == "DequantizeLinear":
+        return False
+    if node.op_type == "Shape" and names and (shape := imp.shape_of(names[0])) is not None:
         attrs = attributes(node)
-        shape = (imp.batch, *imp.full_shape(names[0]))
         constants[node.output[0]] = np.array(shape[attrs.get("start", 0) : attrs.get("end", len(shape))], np.int64)
         return True
-    if node.domain or node.op_type == "DequantizeLinear" or any(i not in constants for i in names):
-        return False
-    if _random(node, opsets) or any(a.type in GRAPHS for a in node.attribute):
+    if any(i not in constants for i in names) or _random(node, opsets) or holds_graph(node):
         return False
     given = {i: constants[i] for i in names}
     try:
-        model = _alone(node, given, opsets)
+        model = model_of(node, {name: array_type(array) for name, array in given.items()}, given, opsets)
         _check_size(model)
         with np.errstate(all="ignore"):
             results: Any = ReferenceEvaluator(model).run(None, given)
@@ -101,27 +97,12 @@ def _random(node: onnx.NodeProto, opsets: Iterable[onnx.OperatorSetIdProto]) -> 
     return "seed" in onnx.defs.get_schema(node.op_type, version).attributes
 
 
-def _alone(node: onnx.NodeProto, given: Constants, opsets: Iterable[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
-    """Return a model of one node; small constants are initializers as well, so that the size of its result shows."""
-    graph = helper.make_graph(
-        [node],
-        "constant",
-        [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in given.items()
-        ],
-        [onnx.ValueInfoProto(name=name) for name in node.output if name],
-        [numpy_helper.from_array(array, name) for name, array in given.items() if array.size <= SHAPE_LIKE],
-    )
-    return helper.make_model(graph, opset_imports=list(opsets))
-
-
 def _check_size(model: onnx.ModelProto) -> None:
     """Refuse a node whose results are not known to be small, before they take memory."""
-    for value in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output:
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
-        if not kind.HasField("shape") or min(shape, default=0) < 0:
+    found = output_types(model)
+    for value in model.graph.output:
+        shape = sizes(found[value.name]) if value.name in found else None
+        if shape is None:
             raise Refused("the size of the constant that it makes is not known")
         if math.prod(shape) > MAX_FOLDED_VALUES:
-            raise Refused(f"it makes a constant of shape {shape}: too large")
+            raise Refused(f"it makes a constant of shape {list(shape)}: too large")
