@@ -26,19 +26,26 @@ from npu_compiler.quantize.skeleton import skeleton
 STAGES = ("import", *(p.__name__ for p in PASSES), "quantized", "schedule")
 
 
-def import_model(path: str | Path, observe: Observe = ignore, *, requantize: bool = False) -> Graph:
-    """Read an ONNX model, opset 11 to 21, and optimize it.
+def import_model(
+    path: str | Path,
+    observe: Observe = ignore,
+    *,
+    requantize: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+) -> Graph:
+    """Read an ONNX model and optimize it.
 
     Args:
         path: the file.
         observe: sees "import" and each graph pass.
         requantize: ignore the activation quantization of a QDQ model, so that it is calibrated anew.
+        input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
 
     Raises:
         ModelError: no such file, not an ONNX model, unknown shapes.
         UnsupportedError: operators or attributes outside the supported ones; all of them at once.
     """
-    graph = read_onnx(path, requantize=requantize)
+    graph = read_onnx(path, requantize=requantize, input_shape=input_shape)
     observe("import", graph.dump)
     return optimize(graph, observe=lambda name, g: observe(name, g.dump))
 

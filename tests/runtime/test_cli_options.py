@@ -198,7 +198,10 @@ def test_input_shape_reaches_the_front_end(tmp_path, monkeypatch, command):
         (["compile", *MODEL[:2], "none.npz", "-o", "x"], "none.npz: no such file or folder"),
         (["compare", *MODEL, "--data", "none.npz"], "none.npz: no such file or folder"),
         (["compare", *MODEL, "--binary", "none.npubin"], "none.npubin: cannot read: No such file or directory"),
-        (["compare", *MODEL, "--extract", "dynamic"], "digits: dynamic extraction: the machine npu32 has none"),
+        (
+            ["compare", *MODEL, "--extract", "dynamic"],
+            "node block1.conv1: dynamic extraction: the machine npu32 has none",
+        ),
         (["ablate", *MODEL, "--data", "none.npz"], "none.npz: no such file or folder"),
         (["quantize", *MODEL, "-o", "x", "--select", "evolutionary", "--state", "bad"], "bad: not the state of a sea"),
     ],

@@ -14,10 +14,15 @@ from npu_compiler.frontend.importer import (
     Constants,
     Importer,
     Refused,
+    Value,
     attributes,
-    constant,
+    explicit_pads,
+    integers,
+    needed,
     operator,
     pair,
+    scalar,
+    text,
     weights_of,
     window,
 )
@@ -32,23 +37,30 @@ def _conv(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     weight, scale = found
     if weight.ndim != 4:
         raise Refused(f"weight of shape {list(weight.shape)}: only two-dimensional convolutions are supported")
+    outs, kernel = len(weight), (weight.shape[2], weight.shape[3])
     bias = weights_of(imp, node, 2, constants, "the bias")
+    if bias is not None and bias[0].size != outs:
+        raise Refused(f"a bias of {bias[0].size} values for {outs} channels")
     groups, shape = int(attrs.get("group", 1)), imp.shapes[src]
     if weight.shape[1] * groups != shape[0]:
         raise Refused(f"weight wants {weight.shape[1] * groups} channels, its input has {shape[0]}")
-    stride, dilation, pads, size = window(attrs, (weight.shape[2], weight.shape[3]), shape)
+    if outs % groups:
+        raise Refused(f"{outs} output channels cannot be divided into {groups} groups")
+    if pair(attrs.get("kernel_shape", kernel), "kernel_shape") != kernel:
+        raise Refused(f"kernel_shape {list(attrs['kernel_shape'])} is not that of the weight, {list(kernel)}")
+    stride, dilation, pads, size = window(attrs, kernel, shape)
     made = Conv(
         *imp.identity(node),
         src,
         weight,
-        np.zeros(len(weight), np.float32) if bias is None else bias[0].reshape(-1),
+        np.zeros(outs, np.float32) if bias is None else bias[0].reshape(-1),
         stride,
         pads,
         dilation,
         groups,
-        weight_scale=None if scale is None else np.broadcast_to(scale, (len(weight),)).astype(np.float32),
+        weight_scale=None if scale is None else np.broadcast_to(scale, (outs,)).astype(np.float32),
     )
-    imp.emit(made, (len(weight), *size))
+    imp.emit(made, (outs, *size))
 
 
 @operator("Gemm")
@@ -59,6 +71,8 @@ def _gemm(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     found = weights_of(imp, node, 1, constants, "the right side")
     assert found is not None
     weight, scale = found
+    if weight.ndim != 2:
+        raise Refused(f"right side of shape {list(weight.shape)}: must be a matrix")
     alpha, beta = float(attrs.get("alpha", 1.0)), float(attrs.get("beta", 1.0))
     if alpha != 1.0:
         weight, scale = weight * np.float32(alpha), None if scale is None else scale * np.float32(abs(alpha))
@@ -85,71 +99,75 @@ def _matrix(
 ) -> None:
     """A product of a vector with a matrix (out, in): a convolution with the whole image as kernel."""
     value = imp.value(node.input[0])
-    channels, height, width = imp.shapes[value.tensor]
-    if (height, width) != (1, 1) and not value.flat:
+    channels, height, width = shape = imp.shapes[value.tensor]
+    if not value.flat and (height, width) != (1, 1):
         raise Refused("its input is an image: a matrix product needs a vector; put Flatten before it")
+    if not value.flat:
+        imp.image(node.input[0])
     if weight.shape[1] != channels * height * width:
         raise Refused(f"matrix wants {weight.shape[1]} values, its input has {channels * height * width}")
-    kernel = np.ascontiguousarray(weight.reshape(len(weight), channels, height, width))
-    shift = np.zeros(len(weight), np.float32)
+    outs, back = len(weight), np.argsort(value.order) + 1
+    kernel = np.ascontiguousarray(weight.reshape(outs, *(shape[a] for a in value.order)).transpose(0, *back))
+    shift = np.zeros(outs, np.float32)
     if bias is not None:
-        shift = np.broadcast_to(bias.reshape(-1), (len(weight),)).astype(np.float32)
-    wide = None if scale is None else np.broadcast_to(scale.reshape(-1), (len(weight),)).astype(np.float32)
-    imp.emit(
-        Conv(*imp.identity(node), value.tensor, kernel, shift, weight_scale=wide), (len(weight), 1, 1), flat=value.flat
-    )
+        if bias.size not in (1, outs):
+            raise Refused(f"a bias of {bias.size} values for {outs} results")
+        shift = np.broadcast_to(bias.reshape(-1), (outs,)).astype(np.float32)
+    wide = None if scale is None else np.broadcast_to(scale.reshape(-1), (outs,)).astype(np.float32)
+    made = Conv(*imp.identity(node), value.tensor, kernel, shift, weight_scale=wide)
+    imp.emit(made, (outs, 1, 1), flat=value.flat)
 
 
 @operator("BatchNormalization")
 def _batchnorm(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    attrs = attributes(node)
-    if attrs.get("training_mode", 0):
+    attrs, src = attributes(node), imp.image(node.input[0])
+    if attrs.get("training_mode", 0) or any(node.output[1:]):
         raise Refused("training_mode is not supported; export the model for inference")
-    gamma, beta, mean, var = (constant(node, i, constants, "statistics") for i in range(1, 5))
-    assert gamma is not None
-    assert beta is not None
-    assert mean is not None
-    assert var is not None
-    scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + float(attrs.get("epsilon", 1e-5)))
-    shift = beta - mean * scale
-    _affine(imp, node, node.input[0], scale, shift)
+    statistics = [needed(node, i, constants, "statistics").astype(np.float64).reshape(-1) for i in range(1, 5)]
+    if {a.size for a in statistics} != {imp.shapes[src][0]}:
+        raise Refused(f"statistics of {[a.size for a in statistics]} channels, its input has {imp.shapes[src][0]}")
+    gamma, beta, mean, var = statistics
+    scale = gamma / np.sqrt(var + float(attrs.get("epsilon", 1e-5)))
+    _affine(imp, node, imp.value(node.input[0]), scale, beta - mean * scale)
 
 
-def _affine(imp: Importer, node: onnx.NodeProto, name: str, scale: NDArray[Any], shift: NDArray[Any]) -> None:
-    src = imp.image(name)
-    shape = imp.shapes[src]
+def _affine(imp: Importer, node: onnx.NodeProto, value: Value, scale: NDArray[Any], shift: NDArray[Any]) -> None:
+    shape = imp.shapes[value.tensor]
     factor, term = (np.broadcast_to(a, (shape[0],)).astype(np.float32) for a in (scale, shift))
-    imp.emit(Affine(*imp.identity(node), src, factor, term), shape, flat=imp.value(name).flat)
+    if not (np.isfinite(factor).all() and np.isfinite(term).all()):
+        raise Refused("its factors or terms are not finite")
+    made = Affine(*imp.identity(node), value.tensor, factor, term)
+    imp.emit(made, shape, flat=value.flat, order=value.order)
 
 
 def _activation(imp: Importer, node: onnx.NodeProto, act: Activation) -> None:
     value = imp.value(node.input[0])
-    imp.emit(Act(*imp.identity(node), value.tensor, act), imp.shapes[value.tensor], flat=value.flat)
+    made = Act(*imp.identity(node), value.tensor, act)
+    imp.emit(made, imp.shapes[value.tensor], flat=value.flat, order=value.order)
 
 
-@operator("Relu")
+@operator("Relu", element_wise=True)
 def _relu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     _activation(imp, node, Clip(low=0.0))
 
 
-@operator("Clip")
+@operator("Clip", element_wise=True)
 def _clip(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    low, high = (constant(node, i, constants, "a limit") for i in (1, 2))
-    limits = (-np.inf if low is None else float(low.reshape(())), np.inf if high is None else float(high.reshape(())))
+    low, high = (scalar(node, i, constants, "a limit") for i in (1, 2))
+    limits = (-np.inf if low is None else low, np.inf if high is None else high)
     if not limits[0] <= 0 <= limits[1]:
         raise Refused(f"limits {limits[0]}..{limits[1]} exclude 0, the value of padding")
     _activation(imp, node, Clip(*limits))
 
 
-@operator("LeakyRelu")
+@operator("LeakyRelu", element_wise=True)
 def _leaky(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     _leak(imp, node, float(attributes(node).get("alpha", 0.01)))
 
 
-@operator("PRelu")
+@operator("PRelu", element_wise=True)
 def _prelu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    slope = constant(node, 1, constants, "the slope")
-    assert slope is not None
+    slope = needed(node, 1, constants, "the slope")
     if np.unique(slope).size != 1:
         raise Refused("only one slope for all channels is supported")
     _leak(imp, node, float(slope.reshape(-1)[0]))
@@ -161,7 +179,7 @@ def _leak(imp: Importer, node: onnx.NodeProto, alpha: float) -> None:
     _activation(imp, node, LeakyRelu(alpha))
 
 
-@operator("Add", "Sub", "Mul", "Div")
+@operator("Add", "Sub", "Mul", "Div", element_wise=True)
 def _arithmetic(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     a, b = node.input
     if imp.known(a) and imp.known(b):
@@ -169,16 +187,16 @@ def _arithmetic(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
             raise Refused("only Add takes two computed tensors")
         left, right = imp.value(a), imp.value(b)
         shape = imp.shapes[left.tensor]
-        if shape != imp.shapes[right.tensor] or left.flat != right.flat:
-            raise Refused(f"shapes {shape} and {imp.shapes[right.tensor]} differ: broadcasting is not supported")
-        imp.emit(Add(*imp.identity(node), left.tensor, right.tensor), shape, flat=left.flat)
+        if shape != imp.shapes[right.tensor] or (left.flat, left.order) != (right.flat, right.order):
+            shapes = f"{imp.full_shape(a)} and {imp.full_shape(b)}"
+            raise Refused(f"shapes {shapes} differ: broadcasting is not supported")
+        imp.emit(Add(*imp.identity(node), left.tensor, right.tensor), shape, flat=left.flat, order=left.order)
         return
-    name, other = (a, b) if imp.known(a) else (b, a)
-    given = imp.weights[other][0] if other in imp.weights else constants.get(other)
-    if given is None:
-        raise Refused("one input must be a constant")
-    factor, one = _per_channel(imp, name, given.astype(np.float64)), np.ones(1)
-    flipped = name == b
+    flipped = not imp.known(a)
+    value = imp.value(b if flipped else a)
+    found = weights_of(imp, node, 0 if flipped else 1, constants, "one input")
+    assert found is not None
+    factor, one = _per_channel(imp, value, found[0].astype(np.float64)), np.ones(1)
     match node.op_type:
         case "Add":
             scale, shift = one, factor
@@ -190,16 +208,17 @@ def _arithmetic(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
             raise Refused("Div needs a constant divisor without zeros")
         case _:
             scale, shift = 1 / factor, 0 * one
-    _affine(imp, node, name, scale, shift)
+    _affine(imp, node, value, scale, shift)
 
 
-def _per_channel(imp: Importer, name: str, array: NDArray[Any]) -> NDArray[Any]:
+def _per_channel(imp: Importer, value: Value, array: NDArray[Any]) -> NDArray[Any]:
     """Return a constant as one value or one per channel."""
-    value = imp.value(name)
-    channels = imp.shapes[imp.image(name)][0]
-    axis = array.ndim - (1 if value.flat else 3)
-    if array.size == 1:
+    if array.size == 1 and array.ndim <= (2 if value.flat else 4):
         return array.reshape(1)
+    channels, *space = imp.shapes[value.tensor]
+    if value.flat and space != [1, 1]:
+        raise Refused("a flattened image takes a constant of one value only")
+    axis = array.ndim - (1 if value.flat else 3 - value.order.index(0))
     if array.size == channels and axis >= 0 and array.shape[axis] == channels:
         return array.reshape(-1)
     raise Refused(f"a constant of shape {list(array.shape)} is neither one value nor one per channel")
@@ -210,10 +229,10 @@ def _concat(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     axis = int(attributes(node).get("axis", 1))
     srcs = [imp.image(i) for i in node.input]
     flat = imp.value(node.input[0]).flat
-    if axis not in (1, -1 if flat else -3):
+    if imp.axis(node.input[0], axis) != 1:
         raise Refused(f"axis {axis}: only channels can be concatenated")
     shapes = [imp.shapes[s] for s in srcs]
-    if any(s[1:] != shapes[0][1:] for s in shapes):
+    if any(s[1:] != shapes[0][1:] for s in shapes) or any(imp.value(i).flat != flat for i in node.input):
         raise Refused("the images differ in size")
     if len(srcs) == 1:
         imp.same(node, node.input[0])
@@ -230,14 +249,17 @@ def _pool(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
         raise Refused("storage_order is not supported")
     kernel, shape = pair(attrs["kernel_shape"], "kernel_shape"), imp.shapes[src]
     stride, dilation, pads, size = window(attrs, kernel, shape)
+    if text(attrs, "auto_pad", "NOTSET") == "NOTSET" and any(
+        p >= k for p, k in zip(explicit_pads(attrs), kernel * 2, strict=True)
+    ):
+        raise Refused(f"pads {explicit_pads(attrs)} are not smaller than the window {list(kernel)}")
     kind = "max" if node.op_type == "MaxPool" else "avg"
-    if kind == "avg" and any(pads):
-        explicit = [int(p) for p in attrs.get("pads", (0,) * 4)]
-        if not attrs.get("count_include_pad", 0) or list(pads) != explicit:
-            raise Refused(
-                "an average over a window that reaches into the padding divides by a varying count; export it with "
-                "count_include_pad=1, or without padding and ceil_mode"
-            )
+    counted = attrs.get("count_include_pad", 0) and list(pads) == explicit_pads(attrs)
+    if kind == "avg" and any(pads) and not counted:
+        raise Refused(
+            "an average over a window that reaches into the padding divides by a varying count; export it with "
+            "count_include_pad=1, or without padding and ceil_mode"
+        )
     imp.emit(
         Pool(*imp.identity(node), src, "max" if kind == "max" else "avg", kernel, stride, pads, dilation),
         (shape[0], *size),
@@ -255,11 +277,8 @@ def _global_pool(imp: Importer, node: onnx.NodeProto, constants: Constants) -> N
 @operator("ReduceMean", "ReduceMax")
 def _reduce(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     attrs, src = attributes(node), imp.image(node.input[0])
-    axes = attrs.get("axes")
-    if axes is None:
-        given = constant(node, 1, constants, "axes")
-        axes = None if given is None else given.reshape(-1).tolist()
-    if axes is None or sorted(a % 4 for a in axes) != [2, 3]:
+    axes = attrs.get("axes", integers(node, 1, constants, "axes"))
+    if axes is None or sorted(imp.axis(node.input[0], a) for a in axes) != [2, 3]:
         raise Refused(f"axes {axes}: only the mean or maximum over height and width is supported")
     channels, height, width = imp.shapes[src]
     kind = "avg" if node.op_type == "ReduceMean" else "max"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes, constant, operator
+from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes, constant, needed, operator
 from npu_compiler.graph.ir import (
     Act,
     Add,
@@ -23,8 +23,9 @@ from npu_compiler.graph.ir import (
 )
 
 
-@operator("QuantizeLinear")
+@operator("QuantizeLinear", element_wise=True)
 def _quantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    imp.integers.add(node.output[0])
     if imp.requantize:
         _keep_clamp(imp, node, constants)
         return
@@ -40,8 +41,9 @@ def _keep_clamp(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
 
     Quantizers leave a ReLU, or a ReLU6, to this clamp.
     """
-    scale, zero = (constant(node, i, constants, "scale and zero point") for i in (1, 2))
-    assert scale is not None
+    scale, zero = _constants(node, constants)
+    if zero is not None and zero.dtype.kind not in "iu":
+        raise Refused(f"{zero.dtype} integers are not supported")
     kind = np.iinfo(np.uint8) if zero is None else np.iinfo(zero.dtype)
     offset = 0 if zero is None else int(zero.reshape(-1)[0])
     value = imp.value(node.input[0])
@@ -49,7 +51,20 @@ def _keep_clamp(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
         imp.same(node, node.input[0])
         return
     act = Clip(low=0.0, high=float(scale.reshape(-1)[0]) * (kind.max - offset))
-    imp.emit(Act(*imp.identity(node), value.tensor, act), imp.shapes[value.tensor], flat=value.flat)
+    made = Act(*imp.identity(node), value.tensor, act)
+    imp.emit(made, imp.shapes[value.tensor], flat=value.flat, order=value.order)
+
+
+def _constants(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the scale of a Q or DQ node, above zero, and its zero point: one value, or as many as scales."""
+    scale, zero = needed(node, 1, constants, "the scale"), constant(node, 2, constants, "the zero point")
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise Refused("a scale is not a number above 0")
+    if scale.ndim > 1 and scale.size > 1:
+        raise Refused(f"scales of shape {list(scale.shape)}: only one for the tensor or one per channel is supported")
+    if zero is not None and zero.size not in (1, scale.size):
+        raise Refused(f"{scale.size} scales and {zero.size} zero points")
+    return scale, zero
 
 
 def _never_negative(imp: Importer, tensor: str) -> bool:
@@ -64,7 +79,7 @@ def _never_negative(imp: Importer, tensor: str) -> bool:
     assert_never(made)
 
 
-@operator("DequantizeLinear")
+@operator("DequantizeLinear", element_wise=True)
 def _dequantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if node.input[0] in constants:
         _dequantize_constant(imp, node, constants)
@@ -89,8 +104,7 @@ def _fix(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
 
 def _scale(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any], bool]:
     """Return the scale of a Q or DQ node and whether its integers are signed; the zero point must be 0."""
-    scale, zero = (constant(node, i, constants, "scale and zero point") for i in (1, 2))
-    assert scale is not None
+    scale, zero = _constants(node, constants)
     if zero is None:  # unsigned, unless opset 21 says otherwise
         return scale, attributes(node).get("output_dtype", 0) == onnx.TensorProto.INT8
     if zero.dtype not in (np.int8, np.uint8, np.int32):
@@ -105,9 +119,13 @@ def _scale(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any], bo
 
 def _dequantize_constant(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     array = constants[node.input[0]]
-    scale, zero = (constant(node, i, constants, "scale and zero point") for i in (1, 2))
-    assert scale is not None
-    axis = int(attributes(node).get("axis", 1)) % max(array.ndim, 1)
+    scale, zero = _constants(node, constants)
+    if not array.dtype.name.startswith(("int", "uint")):
+        raise Refused(f"{array.dtype} weights are not supported")
+    axis = int(attributes(node).get("axis", 1))
+    if scale.size > 1 and not (-array.ndim <= axis < array.ndim and array.shape[axis] == scale.size):
+        raise Refused(f"{scale.size} scales on axis {axis} of a tensor of shape {list(array.shape)}")
+    axis %= max(array.ndim, 1)
     wide = [1] * array.ndim
     if scale.size > 1:
         wide[axis] = scale.size

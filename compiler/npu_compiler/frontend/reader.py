@@ -1,35 +1,32 @@
-"""From an ONNX file to the float graph: opset 11 to 21, float models and symmetric QDQ models.
+"""From an ONNX file to the float graph: float models and symmetric QDQ models.
 
-Each supported operator has one small function (`onnx_ops`, `onnx_moves`, `onnx_qdq`); this module loads, folds
-constants and walks the nodes.
+Each supported operator has one small function (`ops`, `moves`, `qdq`); this module finds the image and walks the nodes.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from npu_isa.errors import ModelError, UnsupportedError
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from npu_compiler.frontend import moves as onnx_moves  # noqa: F401  they register their operators
-from npu_compiler.frontend import ops as onnx_ops  # noqa: F401  they register their operators
-from npu_compiler.frontend import qdq as onnx_qdq  # noqa: F401  they register their operators
-from npu_compiler.frontend.importer import OPERATORS, Importer, Refused
+from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
+from npu_compiler.frontend.image import find_image
+from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused
+from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
+from npu_compiler.frontend.model import load_model, shortened
+from npu_compiler.frontend.tensors import fold_constant, read_constants
 from npu_compiler.graph.ir import Graph
 
-OPSETS = range(11, 22)
-NAMED = 3  # nodes named of those that are refused alike
-MAX_FOLDED_ELEMENTS = 1 << 26
 
-
-def read_onnx(path: str | Path, *, requantize: bool = False) -> Graph:
+def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[int, ...] | None = None) -> Graph:
     """Read an ONNX model.
 
     Args:
-        path: the file; one image input (N, C, H, W) with known C, H and W, one output.
+        path: the file; one image input, one output. An opset that is not supported is converted, floating point of 16
+            and 64 bits read as float32; the graph's notes say so.
         requantize: drop the activation quantization of a QDQ model, so that it is calibrated anew.
+        input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
 
     Returns:
         the float graph, one node an operator, not yet optimized.
@@ -38,20 +35,18 @@ def read_onnx(path: str | Path, *, requantize: bool = False) -> Graph:
         ModelError: no such file, not an ONNX model, shapes that contradict each other or are not known.
         UnsupportedError: operators or attributes outside the supported ones; all of them at once.
     """
-    where = Path(path).name
-    model = _load(Path(path), where)
-    _check_opset(model, where)
-    try:
-        model = onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
-    except Exception as error:  # the library raises many types; all mean a damaged model
-        raise ModelError(f"shape inference fails: {_first_line(error)}", where, "check the model") from None
-    importer = Importer(model.graph.name or where, *_image_input(model, where), requantize=requantize)
-    refused = _walk(model, importer)
+    where = Path(path).name or str(path)
+    model, notes = load_model(Path(path), where)
+    image = find_image(model.graph, where, input_shape)
+    nodes = model.graph.node
+    names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
+    importer = Importer(image.name, image.shape, image.order, image.batch, names, requantize=requantize)
+    refused = _walk(model, importer, where)
     if refused:
         raise UnsupportedError(
             _refusals(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
         )
-    return _finish(model, importer, where)
+    return _finish(model.graph.output[0].name, importer, where, notes)
 
 
 def _refusals(refused: list[tuple[str, str, str]]) -> str:
@@ -59,138 +54,79 @@ def _refusals(refused: list[tuple[str, str, str]]) -> str:
     nodes: dict[tuple[str, str], list[str]] = {}
     for name, operator, reason in refused:
         nodes.setdefault((operator, reason), []).append(name)
-    parts = []
-    for (operator, reason), names in nodes.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        parts.append(f"node{'s' * (len(names) > 1)} {', '.join(names[:NAMED])}{more} ({operator}): {reason}")
-    return "; ".join(parts)
+    return "; ".join(
+        f"node{'s' * (len(names) > 1)} {shortened(names)} ({operator}): {reason}"
+        for (operator, reason), names in nodes.items()
+    )
 
 
-def _walk(model: onnx.ModelProto, importer: Importer) -> list[tuple[str, str, str]]:
+def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[str, str, str]]:
     """Import every node; return the refusals: node, operator, reason.
 
-    What reads a refused node is judged too where shape inference knows what the node makes; else it is passed over.
+    What reads a refused node is judged too where it is known what shape of tensor that makes; else it is passed over.
     """
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    inferred = {v.name: v.type.tensor_type for v in (*model.graph.value_info, *model.graph.output)}
-    opset = {o.domain: o for o in model.opset_import}
+    constants = read_constants(model.graph.initializer, where)
+    declared = {v.name: v.type for v in model.graph.value_info if sizes(v.type) is not None}
     refused: list[tuple[str, str, str]] = []
-    lost: set[str] = set()
-    for index, node in enumerate(model.graph.node):
-        if _fold_constant(node, constants, opset, importer):
-            continue
-        function = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if function is not None and lost & set(node.input):
-            lost.update(node.output)
-            continue
+    for node in model.graph.node:
+        function = OPERATORS.get(node.op_type) if not node.domain else None
         try:
+            if fold_constant(importer, node, constants, model.opset_import):
+                continue
             if function is None:
                 raise Refused("operator not supported")
-            function(importer, node, constants)
+            if not importer.lost & set(node.input):
+                with np.errstate(all="ignore"):  # what is not finite is found where it is used
+                    function(importer, node, constants)
+                continue
         except Refused as error:
-            refused.append((node.name or f"#{index}", node.op_type, str(error)))
-            for name in node.output:
-                shape = tuple(d.dim_value for d in inferred[name].shape.dim[1:]) if name in inferred else ()
-                if not importer.assume(name, shape):
-                    lost.add(name)
+            refused.append((node.name, node.op_type, str(error)))
+        found = declared | _output_types(importer, node, constants, model.opset_import)
+        for name in filter(None, node.output):
+            importer.assume(name, found.get(name))
     return refused
 
 
-def _load(path: Path, where: str) -> onnx.ModelProto:
-    if not path.is_file():
-        raise ModelError("no such file", str(path), "give the path of an ONNX model")
+def _output_types(
+    importer: Importer, node: onnx.NodeProto, constants: Constants, opsets: Iterable[onnx.OperatorSetIdProto]
+) -> Types:
+    """Return what is known of the outputs of a refused node, or of one that reads what is not known."""
+    types = {}
+    for name in filter(None, node.input):
+        shape = importer.shape_of(name)
+        if name in constants:
+            types[name] = array_type(constants[name])
+        elif name in importer.types:
+            types[name] = importer.types[name]
+        elif shape is not None:
+            types[name] = tensor_type(shape)
+        else:
+            return {}
     try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, checker and external data raise many types
-        raise ModelError(
-            f"not a readable ONNX model: {_first_line(error)}",
-            where,
-            "export the model again; `onnx.checker` says more",
-        ) from None
-    return model
+        return output_types(model_of(node, types, constants, opsets))
+    except Exception:  # the library raises many types: nothing is known
+        return {}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _check_opset(model: onnx.ModelProto, where: str) -> None:
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and entry.version not in OPSETS:
-            raise UnsupportedError(
-                f"opset {entry.version} is not supported",
-                where,
-                f"convert the model to opset {OPSETS.start}..{OPSETS.stop - 1} (onnx.version_converter)",
-            )
-
-
-def _image_input(model: onnx.ModelProto, where: str) -> tuple[str, tuple[int, int, int]]:
-    given = {t.name for t in model.graph.initializer}
-    inputs = [i for i in model.graph.input if i.name not in given]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
-        raise UnsupportedError(
-            f"the model has {len(inputs)} inputs and {len(model.graph.output)} outputs, needs one of each",
-            where,
-            "cut the model to one image input and one output",
-        )
-    tensor = inputs[0].type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim]
-    if len(shape) != 4 or not all(shape[1:]):
-        text = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
-        raise ModelError(
-            f"input {inputs[0].name!r} has shape ({text}), needs (N, channels, height, width) with known sizes",
-            where,
-            "fix the sizes, e.g. onnx.tools.update_model_dims, and export again",
-        )
-    if tensor.elem_type != TensorProto.FLOAT:
-        raise UnsupportedError(f"input {inputs[0].name!r} is not float32", where, "export the model with float inputs")
-    return inputs[0].name, (shape[1], shape[2], shape[3])
-
-
-def _fold_constant(
-    node: onnx.NodeProto, constants: dict[str, np.ndarray], opset: dict[str, onnx.OperatorSetIdProto], imp: Importer
-) -> bool:
-    """Evaluate a node whose inputs are all constants (Shape: whose input has a known shape); QDQ weights stay pairs."""
-    names = [i for i in node.input if i]
-    if node.op_type == "Shape" and names[0] in imp.shapes:
-        constants[node.output[0]] = np.array((1, *imp.full_shape(names[0])), np.int64)
-        return True
-    if node.op_type in ("DequantizeLinear", "RandomNormal", "RandomUniform") or any(i not in constants for i in names):
-        return False
-    if sum(constants[i].size for i in names) > MAX_FOLDED_ELEMENTS:
-        return False
-    graph = helper.make_graph(
-        [node],
-        "constant",
-        [helper.make_tensor_value_info(i, helper.np_dtype_to_tensor_dtype(constants[i].dtype), None) for i in names],
-        [helper.make_tensor_value_info(o, TensorProto.UNDEFINED, None) for o in node.output],
-    )
-    try:
-        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=list(opset.values())))
-        results: Any = evaluator.run(None, {i: constants[i] for i in names})
-    except Exception as error:  # any failure of the reference evaluator leaves the node to be refused by name
-        raise ModelError(
-            f"constant node {node.name or node.op_type} cannot be evaluated: {_first_line(error)}"
-        ) from None
-    constants.update(zip(node.output, results, strict=True))
-    return True
-
-
-def _finish(model: onnx.ModelProto, importer: Importer, where: str) -> Graph:
-    name = model.graph.output[0].name
-    output = importer.alias(name)
-    if output not in importer.shapes:
+def _finish(name: str, importer: Importer, where: str, notes: tuple[str, ...]) -> Graph:
+    if not importer.known(name):
         raise ModelError(f"output {name!r} is not computed from the image", where, "check the model")
-    if output == importer.input:
+    value = importer.value(name)
+    if value.tensor == importer.input:
         raise ModelError("the model computes nothing", where, "check the model")
-    shape = importer.full_shape(name)
+    if not importer.in_memory_order(value):
+        raise UnsupportedError(
+            f"output {name!r} has its channels not first: shape (N, {', '.join(map(str, importer.full_shape(name)))})",
+            where,
+            "remove the Transpose before the output",
+        )
     return Graph(
         name=Path(where).stem,
         nodes=tuple(importer.nodes),
         shapes=importer.shapes,
         input=importer.input,
-        output=output,
-        output_shape=shape,
+        output=value.tensor,
+        output_shape=importer.full_shape(name),
         quant=importer.quant,
+        notes=notes,
     )

@@ -160,6 +160,7 @@ class Graph:
         input, output: tensor names.
         output_shape: shape of the ONNX output without the batch axis.
         quant: tensors whose quantization a QDQ model fixes.
+        notes: remarks of the importer.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Graph:
     output: str
     output_shape: tuple[int, ...]
     quant: dict[str, TensorQuant] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def users(self, tensor: str) -> tuple[Node, ...]:
         """Return the nodes that read a tensor."""

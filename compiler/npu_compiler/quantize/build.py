@@ -89,6 +89,7 @@ def build(
         preprocess=preprocess,
         table=table,
         output_shape=graph.output_shape,
+        notes=graph.notes,
     )
 
 

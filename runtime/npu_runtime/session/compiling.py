@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from npu_compiler.backend.link import Observe, compile_quantized, ignore
 from npu_compiler.graph.ir import Graph
@@ -62,8 +61,7 @@ def prepare(
         NpuError: model, data, options or machine do not do; the message says which, where, and the way out.
     """
     given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
-    shaped: dict[str, Any] = {} if input_shape is None else {"input_shape": input_shape}
-    graph = import_model(model, observe, requantize=requantize, **shaped)
+    graph = import_model(model, observe, requantize=requantize, input_shape=input_shape)
     if machine is not None:
         check_fit(graph, machine, chosen)
     channels = graph.shapes[graph.input][0]

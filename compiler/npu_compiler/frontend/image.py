@@ -1,0 +1,117 @@
+"""The one input of an ONNX model that is an image: its shape, given or declared, and the order of its axes."""
+
+from dataclasses import dataclass
+
+import onnx
+from npu_isa.errors import ModelError, UnsupportedError
+from onnx import TensorProto
+
+from npu_compiler.frontend.importer import CHW, ELEMENT_WISE, HWC, Order, too_large
+from npu_compiler.frontend.tensors import FLOATS
+from npu_compiler.graph.ir import Shape
+
+CHANNELS_FIRST = [0, 3, 1, 2]  # perm of a Transpose from (N, H, W, C)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image input.
+
+    Attributes:
+        shape: (channels, height, width).
+        order: order of these axes in the model.
+        batch: the number of images that the model is made for, 1 if it is open.
+    """
+
+    name: str
+    shape: Shape
+    order: Order
+    batch: int
+
+
+def find_image(graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] | None) -> Image:
+    """Return the image input of a model; sizes that the model leaves open are written into it.
+
+    Args:
+        graph: of the model.
+        where: the file's name in errors.
+        input_shape: the input's shape, in the model's order, with or without the batch; None for that of the model.
+
+    Raises:
+        ModelError: sizes are not known, or contradict `input_shape`.
+        UnsupportedError: not one input and one output, or an input of integers.
+    """
+    given = {t.name for t in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in given]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise UnsupportedError(
+            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs, needs one of each",
+            where,
+            "cut the model to one image input and one output",
+        )
+    name, tensor = inputs[0].name, inputs[0].type.tensor_type
+    order = HWC if _channels_last(graph, name) else CHW
+    axes = "height, width, channels" if order == HWC else "channels, height, width"
+    if input_shape is not None:
+        _write_shape(tensor, name, axes, input_shape, where)
+    shape = [d.dim_value if d.dim_value > 0 else 0 for d in tensor.shape.dim]
+    if len(shape) != 4 or not all(shape[1:]):
+        example = "1,320,320,3" if order == HWC else "1,3,320,320"
+        raise ModelError(
+            f"input {name!r} has shape {_text(tensor)}, needs (N, {axes}) with known sizes",
+            where,
+            f"give the sizes, such as --input-shape {example}, or export the model with fixed ones",
+        )
+    if tensor.elem_type not in FLOATS:
+        names = {number: word.lower() for word, number in TensorProto.DataType.items()}
+        kind = names.get(tensor.elem_type, f"of unknown type {tensor.elem_type}")
+        raise UnsupportedError(
+            f"input {name!r} is {kind}, needs floating point", where, "export the model with float inputs"
+        )
+    image = Image(
+        name, (shape[1 + order.index(0)], shape[1 + order.index(1)], shape[1 + order.index(2)]), order, shape[0] or 1
+    )
+    if too_large(image.shape):
+        raise UnsupportedError(f"input {name!r} has shape {_text(tensor)}: too large", where, "check the model")
+    return image
+
+
+def _write_shape(tensor: onnx.TypeProto.Tensor, name: str, axes: str, input_shape: tuple[int, ...], where: str) -> None:
+    """Write a given shape over the open sizes of the declared one."""
+    told = "x".join(map(str, input_shape))
+    if len(input_shape) not in (3, 4) or min(input_shape) < 1:
+        raise ModelError(
+            f"input shape {told}: needs (N, {axes}) or ({axes}), all 1 or more",
+            where,
+            "such as --input-shape 1,3,320,320",
+        )
+    dims = tensor.shape.dim
+    if not dims:
+        dims.extend([onnx.TensorShapeProto.Dimension()] * 4)
+    skipped = 4 - len(input_shape)
+    if len(dims) != 4 or any(
+        d.dim_value > 0 and d.dim_value != size for d, size in zip(dims[skipped:], input_shape, strict=True)
+    ):
+        raise ModelError(
+            f"input {name!r} has shape {_text(tensor)}, not {told}", where, "give only sizes that the model leaves open"
+        )
+    for dim, size in zip(dims[skipped:], input_shape, strict=True):
+        dim.dim_value = size
+
+
+def _text(tensor: onnx.TypeProto.Tensor) -> str:
+    return f"({', '.join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)})"
+
+
+def _channels_last(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether the first thing that happens to the image, but for element-wise operators, is to put channels first."""
+    reached = {name}
+    for node in graph.node:
+        if not reached & set(node.input):
+            continue
+        if node.op_type == "Transpose":
+            return any(a.name == "perm" and list(a.ints) == CHANNELS_FIRST for a in node.attribute)
+        if node.op_type not in ELEMENT_WISE:
+            return False
+        reached.update(node.output)
+    return False
