@@ -110,6 +110,14 @@ class WeightMemory:
         return self._constants[first : first + words * WORD_BYTES]
 
 
+class Shape(NamedTuple):
+    """What a vec takes from parameter memory, for `lanes` lanes: also `taps` weights of each, or `ones` instead."""
+
+    lanes: int
+    taps: int
+    ones: int
+
+
 class ParamMemory:
     """Where each row of the parameter memory comes from.
 
@@ -134,14 +142,13 @@ class ParamMemory:
         """Return where the rows that a vec reads now come from, for `blocks`."""
         return self._source[op.param_addr : op.param_addr + param_rows(op.geom)].tobytes()
 
-    def blocks(self, rows: Sequence[bytes], boundaries: Sequence[int], lanes: int, taps: int) -> ParamBlock:
-        """Return what blocks of equal size hold at a boundary vector; see `boundary_of`.
+    def blocks(self, rows: Sequence[bytes], boundaries: Sequence[int], shape: Shape) -> ParamBlock:
+        """Return what blocks of one shape hold at a boundary vector; see `boundary_of`.
 
         Args:
             rows: where those of each block come from.
             boundaries: of each register.
-            lanes: lanes of each row.
-            taps: depthwise weights of a lane.
+            shape: of all blocks.
 
         Returns:
             arrays (blocks, lanes), and taps (blocks, taps, lanes).
@@ -150,8 +157,8 @@ class ParamMemory:
         vector = np.zeros(max(len(boundaries), int(source[..., 1].max()) + 1), np.int64)
         vector[: len(boundaries)] = boundaries
         starts = source[..., 0] + vector[source[..., 1]] * source[..., 2]
-        data = self._constants[np.add.outer(starts, np.arange(LANE_BYTES * lanes))]
-        return unpack_params(data.view("<u4"), taps)
+        data = self._constants[np.add.outer(starts, np.arange(LANE_BYTES * shape.lanes))]
+        return unpack_params(data.view("<u4"), shape.taps)
 
 
 def boundary_of(boundaries: Sequence[int], register: int) -> int:

@@ -6,7 +6,7 @@ before had too are kept.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from npu_isa.check.program import check_extraction
@@ -18,20 +18,12 @@ from npu_isa.machine.window import axes
 from numpy.typing import NDArray
 
 from npu_sim.fast.values import execute, tables
-from npu_sim.fast.values.constants import Block, Packed, ParamMemory, WeightMemory, boundary_of
+from npu_sim.fast.values.constants import Block, Packed, ParamMemory, Shape, WeightMemory, boundary_of
 from npu_sim.fast.values.patches import Layout, Patches, layout_of, patch_axis, round_up, segment_rows
 from npu_sim.fast.values.tables import OFFSET, PARAMS, VECTOR, Pool, Record, Row
 
 U8 = NDArray[np.uint8]
 Array = NDArray[Any]
-
-
-class Shape(NamedTuple):
-    """What a vec takes from parameter memory, for `lanes` lanes: also `taps` weights of each, or `ones` instead."""
-
-    lanes: int
-    taps: int
-    ones: int
 
 
 class Encoder:
@@ -257,7 +249,7 @@ class Encoder:
         params, taps = Pool(np.int64), Pool(np.int32)
         first: dict[Shape, tuple[int, int]] = {}
         for shape, numbers in self._shapes.items():
-            blocks = self._params.blocks(list(numbers), boundaries, shape.lanes, shape.taps)
+            blocks = self._params.blocks(list(numbers), boundaries, shape)
             weights = np.ones((len(numbers), shape.ones, shape.lanes)) if shape.ones else blocks.taps
             first[shape] = params.append(_param_tables(blocks)), taps.append(weights.astype(np.int32))
         found = []
