@@ -39,7 +39,11 @@ def is_cached(kernel: Any) -> bool:
     try:
         held = kernel._cache._cache_file._load_index()  # empty if of another Numba or another text of its file
         _, processor, content = kernel._cache._index_key(None, kernel.targetctx.codegen())
-    except AttributeError:  # of another Numba: is there anything of that file, in the folder that it tells?
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+    ):  # of another Numba: is there anything of that file, in the folder that it tells?
         return any(Path(kernel.stats.cache_path).glob(f"{Path(inspect.getfile(kernel.py_func)).stem}.*.nbi"))
     return any(key[1:] == (processor, content) for key in held)
 

@@ -1,7 +1,7 @@
 """Rows of the value kernels' tables: every field by its name."""
 
 import pytest
-from npu_sim.fast.values.tables import CONV, CONV_AT_BOUNDARIES, VEC, VEC_AT_BOUNDARIES, Record
+from npu_sim.fast.values.tables import Record, fill
 
 PLACE = Record(y="row", x="column")
 
@@ -21,6 +21,10 @@ def test_exactly_the_fields_have_a_value(values, wrong):
         PLACE.row(**values)
 
 
-def test_fields_that_are_filled_later_exist():
-    for record, later in ((CONV, CONV_AT_BOUNDARIES), (VEC, VEC_AT_BOUNDARIES)):
-        assert set(later) < set(record.table([]).dtype.names)
+def test_fields_are_filled_by_name():
+    table = PLACE.table([PLACE.row(y=1, x=2), PLACE.row(y=3, x=4)])
+    fill(table, [{"x": 5}, {"x": 6}])
+    assert table["y"].tolist() == [1, 3]
+    assert table["x"].tolist() == [5, 6]
+    with pytest.raises(ValueError, match="z"):
+        fill(table, [{"z": 0}, {"z": 0}])

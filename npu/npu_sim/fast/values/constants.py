@@ -110,6 +110,14 @@ class WeightMemory:
         return self._constants[first : first + words * WORD_BYTES]
 
 
+class Shape(NamedTuple):
+    """What a vec takes from parameter memory, for `lanes` lanes: also `taps` weights of each, or `ones` instead."""
+
+    lanes: int
+    taps: int
+    ones: int
+
+
 class ParamMemory:
     """Where each row of the parameter memory comes from.
 
@@ -131,17 +139,26 @@ class ParamMemory:
             self._source[rows, 1:] = (op.register, op.table_pitch) if op.indexed else (0, 0)
 
     def rows(self, op: Vec) -> bytes:
-        """Return where the rows that a vec reads now come from, for `block`."""
+        """Return where the rows that a vec reads now come from, for `blocks`."""
         return self._source[op.param_addr : op.param_addr + param_rows(op.geom)].tobytes()
 
-    def block(self, rows: bytes, boundaries: Sequence[int], lanes: int, taps: int) -> ParamBlock:
-        """Return what rows hold at a boundary vector, for `lanes` lanes and depthwise weights of `taps` taps."""
-        starts = [
-            first + boundary_of(boundaries, register) * pitch
-            for first, register, pitch in np.frombuffer(rows, np.int64).reshape(-1, 3).tolist()
-        ]
-        data = np.stack([self._constants[at : at + LANE_BYTES * lanes] for at in starts])
-        return unpack_params(data.view("<u4"), taps)
+    def blocks(self, rows: Sequence[bytes], boundaries: Sequence[int], shape: Shape) -> ParamBlock:
+        """Return what blocks of one shape hold at a boundary vector; see `boundary_of`.
+
+        Args:
+            rows: where those of each block come from.
+            boundaries: of each register.
+            shape: of all blocks.
+
+        Returns:
+            arrays (blocks, lanes), and taps (blocks, taps, lanes).
+        """
+        source = np.frombuffer(b"".join(rows), np.int64).reshape(len(rows), -1, 3)
+        vector = np.zeros(max(len(boundaries), int(source[..., 1].max()) + 1), np.int64)
+        vector[: len(boundaries)] = boundaries
+        starts = source[..., 0] + vector[source[..., 1]] * source[..., 2]
+        data = self._constants[np.add.outer(starts, np.arange(LANE_BYTES * shape.lanes))]
+        return unpack_params(data.view("<u4"), shape.taps)
 
 
 def boundary_of(boundaries: Sequence[int], register: int) -> int:

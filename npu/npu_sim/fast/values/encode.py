@@ -18,9 +18,9 @@ from npu_isa.machine.window import axes
 from numpy.typing import NDArray
 
 from npu_sim.fast.values import execute, tables
-from npu_sim.fast.values.constants import Block, Packed, ParamMemory, WeightMemory, boundary_of
+from npu_sim.fast.values.constants import Block, Packed, ParamMemory, Shape, WeightMemory, boundary_of
 from npu_sim.fast.values.patches import Layout, Patches, layout_of, patch_axis, round_up, segment_rows
-from npu_sim.fast.values.tables import OFFSET, VECTOR, Pool, Record, Row
+from npu_sim.fast.values.tables import OFFSET, PARAMS, VECTOR, Pool, Record, Row
 
 U8 = NDArray[np.uint8]
 Array = NDArray[Any]
@@ -49,7 +49,8 @@ class Encoder:
         self._patches = Patches()
         self._rows: dict[Record, list[Row]] = {}
         self._convs: list[tuple[Conv, Layout, Block]] = []
-        self._vecs: list[tuple[Vec, bytes]] = []
+        self._shapes: dict[Shape, dict[bytes, int]] = {}  # parameter blocks, numbered, by what they hold
+        self._vecs: list[tuple[Shape, int]] = []
         self._packed: dict[tuple[Block, int], Packed] = {}
         self._steps: list[Row] = []
         self.ops: list[Op] = []
@@ -143,12 +144,19 @@ class Encoder:
             run=g.kernel_w // runs * pixel,
             acc=op.acc_half * self._machine.acc_rows + op.acc_row,
             accumulate=op.accumulate,
-            **dict.fromkeys(tables.CONV_AT_BOUNDARIES, 0),
+            segment=0,  # this and the rest: `_fill_convs`
+            segments=0,
+            weight=0,
+            start=0,
+            vectors=0,
         )
 
     def _vec_row(self, op: Vec) -> Row:
         g = op.geom
-        self._vecs.append((op, self._params.rows(op)))
+        count = g.kernel_h * g.kernel_w
+        shape = Shape(op.lanes, count if g.source == Source.MAC else 0, count if g.source == Source.SUM else 0)
+        blocks = self._shapes.setdefault(shape, {})
+        self._vecs.append((shape, blocks.setdefault(self._params.rows(op), len(blocks))))
         base = (op.src_base - op.src_row0 * g.row_pitch) * GROUP + op.out_byte
         if g.source == Source.ACC:
             base = op.acc_half * self._machine.acc_rows + op.src_base
@@ -183,7 +191,8 @@ class Encoder:
             in_h=g.in_h,
             in_w=g.in_w,
             flip=0 if g.src_unsigned else OFFSET,
-            **dict.fromkeys(tables.VEC_AT_BOUNDARIES, 0),
+            params=0,  # both: `_fill_vecs`
+            taps=0,
         )
 
     # -- what does
@@ -213,13 +222,14 @@ class Encoder:
         return record.table(self._rows.get(record, []))
 
     def _fill_convs(self, convs: Array, boundaries: Sequence[int]) -> tuple[Array, Array, Array, Array]:
-        """Fill tables.CONV_AT_BOUNDARIES; return segments, lowering, weights and starts."""
+        """Fill the fields of convs that depend on boundaries; return segments, lowering, weights and starts."""
         lowering, weights, starts = Pool(np.uint8), Pool(np.int8), Pool(np.int32)
         segments: list[Row] = []
         layouts: dict[tuple[Layout, int], dict[str, int]] = {}
         blocks: dict[tuple[Block, int], dict[str, int]] = {}
         before, self._packed = self._packed, {}
-        for conv, (op, layout, block) in zip(convs, self._convs, strict=True):
+        found = []
+        for op, layout, block in self._convs:
             low = op.low_places(boundary_of(boundaries, op.geom.register))
             if (layout, low) not in layouts:
                 rows = segment_rows(layout, low, lowering)
@@ -233,36 +243,34 @@ class Encoder:
                     "start": starts.append(packed.starts),
                     "vectors": packed.starts.size // VECTOR,
                 }
-            for field, value in (layouts[layout, low] | blocks[block, low]).items():
-                conv[field] = value
+            found.append(layouts[layout, low] | blocks[block, low])
+        tables.fill(convs, found)
         return tables.SEGMENT.table(segments), lowering.array(), weights.array(), starts.array()
 
     def _fill_vecs(self, vecs: Array, boundaries: Sequence[int]) -> tuple[Array, Array]:
-        """Fill tables.VEC_AT_BOUNDARIES; return params and taps."""
+        """Fill the fields of vecs that depend on boundaries; return params and taps."""
         params, taps = Pool(np.int64), Pool(np.int32)
-        blocks: dict[tuple[bytes, int, int, int], dict[str, int]] = {}
-        for vec, (op, rows) in zip(vecs, self._vecs, strict=True):
-            count = op.geom.kernel_h * op.geom.kernel_w if op.geom.source in (Source.MAC, Source.SUM) else 0
-            key = rows, op.lanes, op.geom.source, count
-            if key not in blocks:
-                block = self._params.block(rows, boundaries, op.lanes, count if op.geom.source == Source.MAC else 0)
-                weights = np.ones((count, op.lanes)) if op.geom.source == Source.SUM else block.taps
-                blocks[key] = {
-                    "params": params.append(_param_table(block)),
-                    "taps": taps.append(weights.astype(np.int32)),
-                }
-            for field, value in blocks[key].items():
-                vec[field] = value
+        first: dict[Shape, tuple[int, int]] = {}
+        for shape, numbers in self._shapes.items():
+            blocks = self._params.blocks(list(numbers), boundaries, shape)
+            weights = np.ones((len(numbers), shape.ones, shape.lanes)) if shape.ones else blocks.taps
+            first[shape] = params.append(_param_tables(blocks)), taps.append(weights.astype(np.int32))
+        found = []
+        for shape, number in self._vecs:
+            at = first[shape]
+            weights_of_block = (shape.taps + shape.ones) * shape.lanes
+            found.append({"params": at[0] + number * PARAMS * shape.lanes, "taps": at[1] + number * weights_of_block})
+        tables.fill(vecs, found)
         for pool, dtype in ((params, np.int64), (taps, np.int32)):
             pool.append(np.zeros(VECTOR, dtype))  # whole vectors are read
         return params.array(), taps.array()
 
 
-def _param_table(block: ParamBlock) -> Array:
-    """Return the rows of tables.Program.params, int64 (6, lanes)."""
-    half = np.int64(1) << (block.shift - 1)
-    offsets = block.bias * block.mult + half, block.bias * block.mult2 + half
-    return np.stack([block.bias, block.mult, block.shift, block.mult2, *offsets])
+def _param_tables(blocks: ParamBlock) -> Array:
+    """Return rows of tables.Program.params, int64 (blocks, PARAMS, lanes)."""
+    half = np.int64(1) << (blocks.shift - 1)
+    offsets = blocks.bias * blocks.mult + half, blocks.bias * blocks.mult2 + half
+    return np.stack([blocks.bias, blocks.mult, blocks.shift, blocks.mult2, *offsets], axis=1)
 
 
 def _transfer_row(op: Load | Store) -> Row:

@@ -4,7 +4,8 @@ A row of a table is one operation; every field is int64. Addresses and distances
 The fields' names are used in `execute` (`table[row]["field"]`) and `encode`, their meaning stands here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ Array = NDArray[Any]
 Row = tuple[int, ...]
 
 VECTOR = 16  # columns whose sums lie side by side in one vector
+PARAMS = 6  # rows of `params` of a block
 QUAD = 4  # channels added to each sum in one step
 OFFSET = 128  # of signed activations in a patch: makes unsigned bytes of them
 BYTE_MAX = 255  # largest byte, and the mask of one
@@ -35,7 +37,8 @@ class Record:
     """The fields of the rows of a table, with their meaning; all int64."""
 
     def __init__(self, **fields: str) -> None:
-        self._names = tuple(fields)
+        self._names = frozenset(fields)
+        self._values_of = itemgetter(*fields)
         self._dtype = np.dtype([(name, np.int64) for name in fields])
 
     def row(self, **values: int) -> Row:
@@ -44,9 +47,10 @@ class Record:
         Raises:
             TypeError: a field has no value, or a value no field.
         """
-        if wrong := set(values) ^ set(self._names):
-            raise TypeError(f"missing or unknown fields: {', '.join(sorted(wrong))}")
-        return tuple(values[name] for name in self._names)
+        if values.keys() != self._names:
+            raise TypeError(f"missing or unknown fields: {', '.join(sorted(values.keys() ^ self._names))}")
+        row: Row = self._values_of(values)
+        return row
 
     def table(self, rows: Sequence[Row]) -> Array:
         """Return rows as a structured array (rows,)."""
@@ -74,6 +78,12 @@ class Pool:
     def array(self) -> Array:
         """Return everything as one array."""
         return np.concatenate(self._parts)
+
+
+def fill(table: Array, rows: Sequence[Mapping[str, int]]) -> None:
+    """Set some fields of a table, by name, the same ones in every row."""
+    for field in rows[0] if rows else ():
+        table[field] = [row[field] for row in rows]
 
 
 STEP = Record(
@@ -124,8 +134,6 @@ CONV = Record(
     accumulate="1: add to the accumulators",
 )
 
-CONV_AT_BOUNDARIES = ("segment", "segments", "weight", "start", "vectors")  # fields that depend on the boundaries
-
 SEGMENT = Record(
     source="bytes from group 0 of a pixel to the segment's groups, which adjoin",
     target="bytes from the start of a patch pixel",
@@ -169,8 +177,6 @@ VEC = Record(
     in_w="input pixels of a row",
     flip="128 for signed inputs, 0 for unsigned ones",
 )
-
-VEC_AT_BOUNDARIES = ("params", "taps")
 
 TRANSFER = Record(
     dram="first byte in DRAM",

@@ -17,7 +17,7 @@ from numba.core import codegen
 from numba.extending import intrinsic
 
 from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
-from npu_sim.fast.values.tables import BYTE_MAX, OFFSET, QUAD, SIGNED, UNSIGNED, VECTOR, WHOLE
+from npu_sim.fast.values.tables import BYTE_MAX, OFFSET, PARAMS, QUAD, SIGNED, UNSIGNED, VECTOR, WHOLE
 from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
 
 cgutils: Any = numba_cgutils  # without types
@@ -176,7 +176,7 @@ def _scale(residual: bool, leaky: bool, builder: Any, arrays: list[Any], n: Scal
     add, mul = builder.add, builder.mul
     low, high = _splat(builder, LONGS, n.low), _splat(builder, LONGS, n.high)
     with cgutils.for_range_slice(builder, I64(0), n.lanes, I64(VECTOR)) as (lane, _):
-        rows = [_load(builder, LONGS, params, add(add(n.params, lane), mul(I64(k), n.lanes))) for k in range(6)]
+        rows = [_load(builder, LONGS, params, add(add(n.params, lane), mul(I64(k), n.lanes))) for k in range(PARAMS)]
         bias, multiplier, shift, second, start, leak = rows
         multiplier, second = (builder.sext(builder.trunc(m, WORDS), LONGS) for m in (multiplier, second))
         with cgutils.for_range(builder, n.pixels) as pixel:

@@ -9,7 +9,7 @@ from npu_isa.machine.numerics import dynamic_shift, lower
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
-from npu_sim.fast.values.tables import BYTE_MAX, QUAD, VECTOR, WHOLE
+from npu_sim.fast.values.tables import BYTE_MAX, PARAMS, QUAD, VECTOR, WHOLE
 
 Array = NDArray[Any]
 
@@ -53,7 +53,9 @@ def _window(largest: bool, arrays: Any, n: Window) -> None:
 
 def _scale(residual: bool, leaky: bool, arrays: Any, n: Scale) -> None:
     sums, params, act, window = arrays
-    bias, multiplier, shift, second, start, leak = params[n.params : n.params + 6 * n.lanes].reshape(6, n.lanes)
+    bias, multiplier, shift, second, start, leak = params[n.params : n.params + PARAMS * n.lanes].reshape(
+        PARAMS, n.lanes
+    )
     at = np.add.outer(np.arange(n.pixels) * n.width, np.arange(n.lanes))
     total = sums[n.first + at].astype(np.int64)
     value = total * multiplier + start
