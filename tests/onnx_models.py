@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from npu_compiler.frontend.reader import read_onnx
 from npu_compiler.graph.float_eval import evaluate
 from npu_compiler.graph.ir import Graph
 from npu_compiler.graph.passes import optimize
+from npu_compiler.pipeline import import_model
 from npu_compiler.qgraph.ir import Preprocess
+from npu_isa.errors import NpuError
 from onnx import TensorProto, helper, numpy_helper
 
 TOLERANCE = 1e-5  # float32 sums of a few hundred terms in another order
@@ -106,6 +109,22 @@ def same_meaning(net: Net, output: str, folder: Path) -> Graph:
         error = np.abs(got.reshape(want.shape) - want).max()
         assert error <= TOLERANCE * (1 + np.abs(want).max()), (stage, error)
     return optimized
+
+
+def same_values(model: onnx.ModelProto, graph: Graph, x: np.ndarray, last: bool = False) -> None:
+    """Assert that a graph gives onnxruntime's values and shape; the model's image may have its channels last."""
+    want = run_onnx(model, np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if last else x)
+    got = evaluate(graph, x)[graph.output].reshape(want.shape)
+    assert graph.output_shape == want.shape[1:]
+    assert np.abs(got - want).max() <= TOLERANCE * (1 + np.abs(want).max())
+
+
+def refusal(path: Path, kind: type[NpuError], **options: Any) -> NpuError:
+    """Return the error that refuses a file; it must be of this class."""
+    with pytest.raises(NpuError) as caught:
+        import_model(path, **options)
+    assert type(caught.value) is kind
+    return caught.value
 
 
 def example() -> onnx.ModelProto:

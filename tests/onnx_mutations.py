@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from npu_isa.errors import NpuError
+from onnx import helper
 
 from tests.onnx_models import Net, example
 
@@ -24,7 +25,7 @@ LONG = 256  # bytes: fields longer than this are weights
 
 def small_models() -> list[bytes]:
     """Return files of small networks that hold, together, every part of an ONNX file that the importer reads."""
-    return [m.SerializeToString() for m in (example(), _moves(), _folded(), _qdq())]
+    return [m.SerializeToString() for m in (example(), _moves(), _folded(), _qdq(), _old(), _last())]
 
 
 def mutate(data: bytes, rng: Rng) -> tuple[str, bytes]:
@@ -220,3 +221,26 @@ def _qdq() -> onnx.ModelProto:
     weight = net.node("DequantizeLinear", integers, net.constant([0.01] * 4), net.constant([0] * 4, np.int8), axis=0)
     conv = net.node("Relu", net.node("Conv", passed("x"), weight, strides=[1, 2]))
     return net.model(passed(net.node("LeakyRelu", passed(conv), alpha=0.1)))
+
+
+def _old() -> onnx.ModelProto:
+    """Return a network of opset 9, with its weights among the inputs."""
+    net = Net((3, 8, 8), 9)
+    clipped = net.node("Clip", net.conv(net.node("Pad", "x", pads=[0, 0, 1, 1, 0, 0, 1, 1]), 3, 4, (3, 3)), max=6.0)
+    sliced = net.node("Slice", clipped, starts=[1, 0], ends=[7, 8], axes=[2, 3])
+    flat = net.node("Flatten", net.node("MaxPool", net.node("Dropout", sliced), kernel_shape=[3, 3], strides=[3, 3]))
+    model = net.model(net.node("Gemm", flat, net.weight(16, 3), net.weight(3)), ir_version=3)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return model
+
+
+def _last() -> onnx.ModelProto:
+    """Return a network in float16 whose image has its channels last."""
+    net = Net((8, 8, 3))
+    first = net.node("Transpose", net.node("Mul", "x", net.constant(0.5, np.float16)), perm=[0, 3, 1, 2])
+    weights = [net.constant(net.rng.normal(0, 0.2, shape), np.float16) for shape in ((4, 3, 3, 3), (144, 5))]
+    last = net.node("Transpose", net.node("Conv", first, weights[0]), perm=[0, 2, 3, 1])
+    model = net.model(net.node("MatMul", net.node("Reshape", last, net.constant([0, -1], np.int64)), weights[1]))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return model

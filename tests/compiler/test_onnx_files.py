@@ -10,32 +10,16 @@ import onnx
 import pytest
 from npu_compiler.backend.link import compile_quantized
 from npu_compiler.frontend.reader import read_onnx
-from npu_compiler.graph.float_eval import evaluate
 from npu_compiler.pipeline import compile_model, import_model
 from npu_compiler.qgraph.npuq import from_bytes, to_bytes
-from npu_isa.errors import ModelError, NpuError, UnsupportedError
+from npu_isa.errors import ModelError, UnsupportedError
 from npu_isa.file import container
 from npu_isa.machine.config import load_machine
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.onnx_models import PIXELS, TOLERANCE, Net, example, images, run_onnx, same_meaning, save
+from tests.onnx_models import PIXELS, Net, example, images, refusal, same_meaning, same_values, save
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-
-
-def refusal(path, kind, **options):
-    with pytest.raises(NpuError) as caught:
-        import_model(path, **options)
-    assert type(caught.value) is kind
-    return caught.value
-
-
-def same_values(model, graph, x, last=False):
-    """Assert that a graph gives onnxruntime's values and shape; the model's image may have its channels last."""
-    want = run_onnx(model, np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if last else x)
-    got = evaluate(graph, x)[graph.output].reshape(want.shape)
-    assert graph.output_shape == want.shape[1:]
-    assert np.abs(got - want).max() <= TOLERANCE * (1 + np.abs(want).max())
 
 
 # -- names
@@ -352,181 +336,6 @@ def test_double_that_float32_cannot_hold(tmp_path):
     assert message == ("tensor 'c0' of shape [1, 1, 1] cannot be read: its float64 values leave the range of float32")
 
 
-# -- channels last
-
-
-def channels_last(net, x):
-    return net.node("Transpose", x, perm=[0, 2, 3, 1])
-
-
-def channels_first(net, x):
-    return net.node("Transpose", x, perm=[0, 3, 1, 2])
-
-
-@pytest.mark.parametrize("batch", ["N", 4])
-@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled before"])
-def test_channels_last_image(scaled, batch, tmp_path):
-    """As tf2onnx writes it: a Transpose behind the input, maybe normalization between; Dense after Flatten."""
-    net = Net((3, 9, 8))
-    pixels, net.shape = net.images(4), (9, 8, 3)
-    x = "x"
-    if scaled:
-        x = net.node("Sub", net.node("Div", "x", net.constant(2.0)), net.constant([0.1, 0.2, 0.3]))
-    conv = net.node("Relu", net.conv(channels_first(net, x), 3, 4, (3, 3)))
-    last = channels_last(net, net.node("MaxPool", conv, kernel_shape=[2, 2]))
-    again = net.node("Add", net.node("Mul", last, net.weight(4)), last)
-    flat = net.node("Reshape", again, net.constant([-1, 6 * 5 * 4], np.int64))
-    model = net.model(net.node("MatMul", flat, net.weight(120, 5)), batch=batch)
-    graph = import_model(save(model, tmp_path))
-    assert graph.shapes[graph.input] == (3, 9, 8)
-    same_values(model, graph, pixels, last=True)
-
-
-def test_channels_last_image_of_open_size(tmp_path):
-    net = Net((3, 9, 8))
-    pixels, net.shape = net.images(), ("height", "width", 3)
-    model = net.model(net.conv(channels_first(net, "x"), 3, 4, (3, 3)))
-    path = save(model, tmp_path)
-    error = refusal(path, ModelError)
-    assert (
-        error.message
-        == "input 'x' has shape (N, height, width, 3), needs (N, height, width, channels) with known sizes"
-    )
-    assert "--input-shape 1,320,320,3" in error.hint
-    same_values(model, import_model(path, input_shape=(9, 8, 3)), pixels, last=True)
-
-
-@pytest.mark.parametrize("opset", [11, 17])
-def test_vectors_with_the_channels_last(opset, tmp_path):
-    """Global pools squeezed to a vector, vectors reshaped to one pixel: height and width stand before the channels."""
-    net = Net((3, 5, 4), opset)
-    pooled = channels_last(net, net.node("GlobalAveragePool", net.conv("x", 3, 4, (3, 3))))
-    axes = {"axes": [1, 2]} if opset < 13 else {}
-    more = [] if axes else [net.constant([1, 2], np.int64)]
-    vector = net.node("Gemm", net.node("Squeeze", pooled, *more, **axes), net.weight(4, 6))
-    pixel = net.node("Reshape", vector, net.constant([-1, 1, 1, 6], np.int64))
-    conv = channels_last(net, net.conv(channels_first(net, pixel), 6, 5, (1, 1)))
-    again = net.node("Unsqueeze", net.node("Flatten", conv), *more, **axes)
-    same_meaning(net, net.node("Relu", channels_first(net, again)), tmp_path)
-
-
-def test_transposes_that_cancel_each_other(tmp_path):
-    net = Net((3, 5, 4))
-    turned = net.node("Transpose", net.conv("x", 3, 3, (1, 1)), perm=[0, 3, 1, 2])
-    turned = net.node("Transpose", turned, perm=[0, 3, 1, 2])
-    same_meaning(net, net.conv(net.node("Transpose", turned, perm=[0, 3, 1, 2]), 3, 4, (3, 3)), tmp_path)
-
-
-@pytest.mark.parametrize(("channels", "size"), [(1, (3, 3)), (4, (1, 1))], ids=["one channel", "one pixel"])
-def test_output_with_the_channels_last_where_it_is_the_same(channels, size, tmp_path):
-    net = Net((3, 5, 5))
-    kernel = (6 - size[0], 6 - size[1])
-    same_meaning(net, channels_last(net, net.conv("x", 3, channels, kernel)), tmp_path)
-
-
-@pytest.mark.parametrize("flat", [False, True])
-def test_output_with_the_channels_last_where_it_is_another(flat, tmp_path):
-    net = Net((3, 5, 4))
-    last = net.node("Transpose", net.conv("x", 3, 4, (3, 3)), perm=[0, 2, 3, 1], name="last")
-    out = net.node("Flatten", last, name="flat") if flat else last
-    error = refusal(save(net.model(out), tmp_path), UnsupportedError)
-    assert error.message == (
-        "output 'flat' has its channels not first: shape (N, 24)"
-        if flat
-        else "output 'last' has its channels not first: shape (N, 3, 2, 4)"
-    )
-    assert error.hint == "remove the Transpose before the output"
-
-
-def test_sum_of_two_orders(tmp_path):
-    net = Net((4, 4, 4))
-    out = net.node("Add", "x", channels_last(net, "x"), name="sum")
-    message = refusal(save(net.model(out), tmp_path), UnsupportedError).message
-    assert message == "node sum (Add): shapes (4, 4, 4) and (4, 4, 4) differ: broadcasting is not supported"
-
-
-# -- vectors
-
-
-def test_parts_of_a_vector(tmp_path):
-    """The last axis of a vector is its channels."""
-    net = Net((6, 1, 1))
-    flat = net.node("Relu", net.node("Flatten", "x"))
-    given = (net.constant([v], np.int64) for v in (1, 5, -1))
-    middle = net.node("Slice", flat, *given)
-    parts = net.node("Split", flat, net.constant([2, 4], np.int64), axis=-1, outputs=2)
-    padded = net.node("Pad", parts, net.constant([0, 1, 0, 1], np.int64))
-    both = net.node("Concat", middle, padded, f"{parts}.1", axis=-1)
-    same_meaning(net, both, tmp_path)
-
-
-def test_one_value_after_flattening(tmp_path):
-    net = Net((3, 4, 4))
-    flat = net.node("Mul", net.node("Flatten", "x"), net.constant([0.5]))
-    same_meaning(net, net.node("MatMul", net.node("Add", flat, net.constant(1.0)), net.weight(48, 3)), tmp_path)
-
-
-# -- constants that would fill the memory
-
-HUGE = {
-    "ConstantOfShape": lambda net, big: net.node("ConstantOfShape", big),
-    "Expand": lambda net, big: net.node("Expand", net.constant([1.0]), big),
-    "Tile": lambda net, big: net.node("Tile", net.constant([1.0]), big),
-    "Range": lambda net, big: net.node("Range", *(net.constant(v, np.int64) for v in (0, 10**12, 1))),
-    "Pad": lambda net, big: net.node("Pad", net.constant([1.0]), net.constant([0, 10**12], np.int64)),
-    "OneHot": lambda net, big: net.node("OneHot", net.constant([0], np.int64), big, net.constant([0.0, 1.0])),
-    "MatMul": lambda net, big: net.node("MatMul", net.weight(1 << 16, 1), net.weight(1, 1 << 16)),
-    "Add": lambda net, big: net.node("Add", net.weight(1 << 16, 1), net.weight(1, 1 << 16)),
-}
-
-
-@pytest.mark.parametrize("name", list(HUGE))
-def test_constant_that_would_fill_the_memory(name, tmp_path):
-    net = Net((3, 6, 6))
-    made = HUGE[name](net, net.constant([10**12], np.int64))
-    model = net.model(net.node("Mul", "x", net.node("Identity", made)))
-    error = refusal(save(model, tmp_path), UnsupportedError)
-    assert error.message.startswith(f"node {made} ({name}): ")
-    assert "too large" in error.message or "is not known" in error.message
-
-
-def test_tensor_that_declares_more_than_it_holds(tmp_path):
-    net = Net((3, 6, 6))
-    model = net.model(net.node("Conv", "x", net.weight(4, 3, 1, 1)))
-    model.graph.initializer[0].dims[0] = 10**12
-    assert "c0" in refusal(save(model, tmp_path), ModelError).message
-
-
-@pytest.mark.parametrize("damage", ["type", "negative", "short"])
-def test_tensor_that_cannot_be_read(damage, tmp_path):
-    net = Net((3, 6, 6))
-    model = net.model(net.node("Conv", "x", net.weight(4, 3, 1, 1)))
-    tensor = model.graph.initializer[0]
-    if damage == "type":
-        tensor.data_type = 119
-    elif damage == "negative":
-        tensor.dims[0] = -1
-    else:
-        tensor.raw_data = tensor.raw_data[:-3]
-    error = refusal(save(model, tmp_path), ModelError)
-    assert "tensor" in error.message
-    assert "c0" in error.message
-
-
-def test_node_that_may_make_other_values_each_time_or_holds_a_graph(tmp_path):
-    net = Net((1, 6, 6))
-    noise = net.node("RandomUniformLike", net.constant([1.0]), name="noise")
-    drawn = net.node("Bernoulli", net.constant([0.5]), name="drawn")
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["c0"], ["inner"])], "body", [], [onnx.ValueInfoProto(name="inner")]
-    )
-    chosen = net.node("If", net.constant(True, bool), then_branch=body, else_branch=body, name="chosen")
-    made = net.node("Mul", net.node("Mul", net.node("Mul", "x", noise), drawn), chosen)
-    error = refusal(save(net.model(made), tmp_path), UnsupportedError)
-    for name in ("noise (RandomUniformLike)", "drawn (Bernoulli)", "chosen (If)"):
-        assert f"node {name}: operator not supported" in error.message
-
-
 # -- other files
 
 
@@ -559,26 +368,3 @@ def test_weights_in_a_file_that_is_missing(tmp_path):
     assert len(import_model(tmp_path / "net.onnx").nodes) == 1
     (tmp_path / "weights").unlink()
     assert refusal(tmp_path / "net.onnx", ModelError).message.startswith("not a readable ONNX model: ")
-
-
-# -- what ends the process inside onnx's inference
-
-
-@pytest.mark.parametrize("opset", [10, 17])
-def test_sizes_below_zero_before_a_slice(opset, tmp_path):
-    net = Net((3, 6, 6), opset)
-    conv = net.node("Conv", "x", net.weight(4, 3, 1, 9), name="wide")
-    given = [net.constant([v], np.int64) for v in (0, 9, 3, 2)]
-    model = net.model("sliced")  # without the Slice: building it infers shapes too
-    model.graph.node.append(helper.make_node("Slice", [conv, *given], ["sliced"], "sliced"))
-    message = refusal(save(model, tmp_path), UnsupportedError).message
-    assert message == "node wide (Conv): the window 1x9 is larger than the padded image"
-
-
-def test_slice_backwards_through_a_constant_without_values(tmp_path):
-    net = Net((3, 6, 6))
-    none = net.node("ConstantOfShape", net.constant([0], np.int64))
-    part = net.node("Slice", none, *(net.constant([v], np.int64) for v in (-1, -9, 0, -1)), name="part")
-    model = net.model(net.node("Add", "x", net.node("ReduceMean", part, keepdims=0)))
-    message = refusal(save(model, tmp_path), UnsupportedError).message
-    assert message.startswith("node part (Slice): the size of the constant that it makes is not known")

@@ -194,7 +194,7 @@ def test_input_shape_reaches_the_front_end(tmp_path, monkeypatch, command):
     ("command", "text"),
     [
         (["compile", *MODEL, "-o", "x", "--hardware", "npu23"], "npu23: cannot read the machine description: "),
-        (["compile", *MODEL, "-o", "x", "--extract", "dynamic"], "digits: dynamic extraction: the machine npu32 has"),
+        (["compile", *MODEL, "-o", "x", "--extract", "dynamic"], "node block1.conv1: dynamic extraction: the machine"),
         (["compile", *MODEL[:2], "none.npz", "-o", "x"], "none.npz: no such file or folder"),
         (["compare", *MODEL, "--data", "none.npz"], "none.npz: no such file or folder"),
         (["compare", *MODEL, "--binary", "none.npubin"], "none.npubin: cannot read: No such file or directory"),

@@ -41,15 +41,8 @@ def find_image(graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] 
         ModelError: sizes are not known, or contradict `input_shape`.
         UnsupportedError: not one input and one output, or an input of integers.
     """
-    given = {t.name for t in graph.initializer}
-    inputs = [i for i in graph.input if i.name not in given]
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise UnsupportedError(
-            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs, needs one of each",
-            where,
-            "cut the model to one image input and one output",
-        )
-    name, tensor = inputs[0].name, inputs[0].type.tensor_type
+    value = _only_input(graph, where)
+    name, tensor = value.name, value.type.tensor_type
     order = HWC if _channels_last(graph, name) else CHW
     axes = "height, width, channels" if order == HWC else "channels, height, width"
     if input_shape is not None:
@@ -62,18 +55,31 @@ def find_image(graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] 
             where,
             f"give the sizes, such as --input-shape {example}, or export the model with fixed ones",
         )
-    if tensor.elem_type not in FLOATS:
-        names = {number: word.lower() for word, number in TensorProto.DataType.items()}
-        kind = names.get(tensor.elem_type, f"of unknown type {tensor.elem_type}")
-        raise UnsupportedError(
-            f"input {name!r} is {kind}, needs floating point", where, "export the model with float inputs"
-        )
-    image = Image(
-        name, (shape[1 + order.index(0)], shape[1 + order.index(1)], shape[1 + order.index(2)]), order, shape[0] or 1
-    )
-    if too_large(image.shape):
+    channels, height, width = (shape[1 + order.index(axis)] for axis in CHW)
+    if too_large((channels, height, width)):
         raise UnsupportedError(f"input {name!r} has shape {_text(tensor)}: too large", where, "check the model")
-    return image
+    return Image(name, (channels, height, width), order, shape[0] or 1)
+
+
+def _only_input(graph: onnx.GraphProto, where: str) -> onnx.ValueInfoProto:
+    """Return the one input that is not a weight; it must be floating point, and the output alone too."""
+    weights = {t.name for t in graph.initializer}
+    inputs: list[onnx.ValueInfoProto] = [i for i in graph.input if i.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise UnsupportedError(
+            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs, needs one of each",
+            where,
+            "cut the model to one image input and one output",
+        )
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind not in FLOATS:
+        names = {number: word.lower() for word, number in TensorProto.DataType.items()}
+        raise UnsupportedError(
+            f"input {inputs[0].name!r} is {names.get(kind, f'of unknown type {kind}')}, needs floating point",
+            where,
+            "export the model with float inputs",
+        )
+    return inputs[0]
 
 
 def _write_shape(tensor: onnx.TypeProto.Tensor, name: str, axes: str, input_shape: tuple[int, ...], where: str) -> None:

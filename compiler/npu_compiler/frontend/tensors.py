@@ -1,6 +1,7 @@
 """Constants of an ONNX model: reading them, and folding the nodes that only constants go into."""
 
 import math
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,7 +81,7 @@ def fold_constant(
     try:
         model = model_of(node, {name: array_type(array) for name, array in given.items()}, given, opsets)
         _check_size(model)
-        with np.errstate(all="ignore"):
+        with warnings.catch_warnings(action="ignore"):
             results: Any = ReferenceEvaluator(model).run(None, given)
         made = [single(np.asarray(r)) for r in results]
     except Refused:
