@@ -69,7 +69,7 @@ def test_every_legal_boundary_is_cheaper_than_the_one_before(machine, quantized)
         if node.name not in legal:
             continue
         src, out = quantized.tensors[node.src], quantized.tensors[node.out]
-        pitch = plan.pitches[plan.views[node.src].root]
+        pitch = node_plan.pitches["src"]
         cost = [conv_cycles(node, src, pitch, node_plan.tiling, out, b, plan.machine) for b in range(src.groups + 1)]
         chosen = legal[node.name]
         assert chosen[0] == 0

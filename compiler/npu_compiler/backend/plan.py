@@ -75,11 +75,12 @@ class Plan:
         """Return one line a node and one a tensor."""
         lines = [f"schedule {self.graph.name} on {self.machine.name}"]
         for n in self.nodes:
-            t = n.tiling
+            t, s = n.tiling, n.strips[0]
             moved = ", ".join(f"{k} through DRAM" for k in n.moved) or "resident"
+            of = f" of {len(s.y)}x{len(s.x)} pixels, {len(s.columns)} column tile(s)" if len(n.strips) > 1 else ""
             lines.append(
                 f"  {n.node.name}: tiles of {t.tile_h}x{t.tile_w} pixels, {t.columns} column tile(s), "
-                f"{len(n.strips)} strip(s), {moved}"
+                f"{len(n.strips)} strip(s){of}, {moved}"
             )
         for name in sorted(self.address, key=lambda k: (self.address[k], k)):
             lines.append(f"  act[{self.address[name]}] {name}")

@@ -1,7 +1,8 @@
 """Operands that pass through DRAM: how a node is cut into strips that fit the activation memory.
 
-A strip is a rectangle of output pixels for a range of column tiles. Strips of full width for all channels come first;
-where not even one row of those fits half the memory, the cut that moves the fewest bytes is taken.
+A strip is a rectangle of output pixels for a range of column tiles: a window node reads the channels of those only, a
+convolution all. Strips of full width for all channels come first; where not even one row of those fits half the memory,
+the cut that moves the fewest bytes is taken.
 """
 
 from bisect import bisect_left
@@ -149,8 +150,8 @@ def choose_cut(job: Job) -> Cut:
     """Return the cut of a node: strips of full width in half the memory, or those that move the fewest bytes.
 
     Raises:
-        CompileError: one output pixel for one column tile of channels (a convolution: one with all inputs) does not
-            fit the machine's activation memory.
+        CompileError: one output pixel, in whole groups for one column tile of channels and all that it reads, does not
+            fit the activation memory.
     """
     height, width, columns = job.out.height, job.out.width, job.tiling.columns
     if not job.passing:

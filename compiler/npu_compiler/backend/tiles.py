@@ -29,7 +29,6 @@ class Tiling:
         places: places of the group table that one conv instruction covers.
         tap_fastest: entry order of the passes.
         columns: column tiles of the output channels.
-        resident: all weight blocks of the layer fit the weight memory, so each is loaded once.
     """
 
     tile_h: int
@@ -37,7 +36,6 @@ class Tiling:
     places: int
     tap_fastest: int
     columns: int
-    resident: bool
 
 
 def tiling_of(node: QConv | QWindow, src: QTensor, out: QTensor, pitch: Pitch, machine: MachineConfig) -> Tiling:
@@ -118,20 +116,16 @@ def conv_tiling(node: QConv, src: QTensor, out: QTensor, pitch: Pitch, machine: 
     columns = column_tiles(out.channels, machine)
     one = weight_block_words(machine, 1, kh * kw)
     if one > machine.weight_words:
-        what, needs = (
-            f"one weight block (16 channels x {kh * kw} taps x {machine.array_cols} columns)",
-            one * WORD_BYTES,
-        )
-        holds, key = machine.weight_memory_bytes, "weight_memory_bytes"
+        what = f"one weight block (16 channels x {kh * kw} taps x {machine.array_cols} columns)"
+        needs, holds, key = one * WORD_BYTES, machine.weight_memory_bytes, "weight_memory_bytes"
         raise too_small(f"node {node.name}", what, needs, "weight memory", holds, key, needs, machine)
-    whole = columns * weight_block_words(machine, len(order), kh * kw)
     places = min(len(order), max(1, machine.weight_words // 2 // one))
     places = -(-len(order) // -(-len(order) // places))  # equal chunks
     orders = {f: _order_conflicts(node, src, pitch, f, machine) for f in (1, 0)}
     tap_fastest = min(orders, key=lambda f: (orders[f], -f))
     best: tuple[float, Tiling] | None = None
     for tile_h, tile_w in _tile_shapes(out.height, out.width, machine.acc_rows):
-        tiling = Tiling(tile_h, tile_w, places, tap_fastest, columns, whole <= machine.weight_words)
+        tiling = Tiling(tile_h, tile_w, places, tap_fastest, columns)
         if best and places < len(order):
             break  # weights of a chunk are loaded again for each tile: the largest tile is best
         cost = _layer_estimate(node, src, out, pitch, tiling, machine)
@@ -172,7 +166,7 @@ def window_tiling(node: QWindow, out: QTensor, machine: MachineConfig) -> Tiling
     rows = max(1, -(-MIN_WINDOW_TILE_CYCLES // (out.width * per_pixel)))
     rows = min(rows, out.height)
     rows = -(-out.height // -(-out.height // rows))
-    return Tiling(rows, out.width, 0, 0, column_tiles(out.channels, machine), True)
+    return Tiling(rows, out.width, 0, 0, column_tiles(out.channels, machine))
 
 
 def input_axes(node: QConv | QWindow, src: QTensor, out: QTensor) -> tuple[Axis, Axis]:
