@@ -13,7 +13,7 @@ from npu_compiler.backend.memory import Pitch, words_per_pixel
 from npu_compiler.backend.strips import Cut, Job, Passing, even_cuts, moved_bytes, strips_of
 from npu_compiler.backend.tiles import tiling_of
 from npu_compiler.backend.transfers import Operand
-from npu_compiler.qgraph.ir import Epilogue, Preprocess, QFold, QTensor, QuantizedGraph, QWindow, Window
+from npu_compiler.qgraph.ir import Clamp, Epilogue, Preprocess, QFold, QTensor, QuantizedGraph, QWindow, Window
 from npu_isa.check.program import check_binary
 from npu_isa.errors import CompileError
 from npu_isa.isa.codec import decode
@@ -37,12 +37,12 @@ def pooled(height, width, channels, window, out, kind="sum"):
         QTensor("pooled", *out, channels, 1.0, False, channel_map),
     ]
     one = np.ones(channels, np.int32)
-    e = Epilogue(0 * one, one, one, 0, 255)
+    e = Epilogue(0 * one, one, one, Clamp(0, 255))
     weight = np.ones((channels, *window.kernel), np.int8) if kind == "mac" else None
     nodes = (
         QFold("fold", "gathered", (), "image", Window()),
-        QWindow("copy", "copied", (), "gathered", "sum", Window(), e),
-        QWindow("pool", "pooled", (), "copied", kind, window, e, weight=weight),
+        QWindow("copy", "copied", (), "gathered", Window(), e, "sum"),
+        QWindow("pool", "pooled", (), "copied", window, e, kind, weight),
     )
     pre = Preprocess(1.0, (0.0,) * channels, (1.0,) * channels, (), ())
     table = np.zeros((channels, 256), np.uint8)
