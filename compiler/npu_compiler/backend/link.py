@@ -1,17 +1,17 @@
 """From a quantized graph to a binary for one machine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-from npu_isa.errors import CompileError
-from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo, code_address, data_address
 from npu_isa.isa.codec import encode
 from npu_isa.isa.program import Program
 from npu_isa.machine.config import MachineConfig
 
 from npu_compiler.backend.boundaries import legal_boundaries
 from npu_compiler.backend.constants import pack
-from npu_compiler.backend.emit import Code, emit
+from npu_compiler.backend.emit import emit
 from npu_compiler.backend.fit import check_dram, check_fit
 from npu_compiler.backend.plan import Plan
 from npu_compiler.backend.tokens import add_tokens
@@ -41,9 +41,11 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     observe("schedule", plan.dump)
     constants, places = pack(plan)
     layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
-    code = emit(plan, places, constants.size, {n.name: i for i, n in enumerate(layers)})
-    _check_sizes(code, plan, constants.size)
-    program = add_tokens(Program.of(code.instructions), machine)
+    code = emit(plan, places, code_address(constants.size), {n.name: i for i, n in enumerate(layers)})
+    base = data_address(constants.size, len(code.instructions))
+    check_dram(base + plan.dram_bytes, plan)
+    program = _relocated(Program.of(code.instructions), code_address(constants.size), base)
+    program = add_tokens(program, machine)
     legal = legal_boundaries(plan, machine)
     steps, macs = dial_steps(graph, legal)
     return Binary(
@@ -51,9 +53,9 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         machine=machine,
         code=encode(program),
         constants=constants,
-        dram_bytes=constants.size + plan.dram_bytes,
-        input=_input_info(plan, constants.size),
-        output=_output_info(plan, constants.size),
+        dram_bytes=base + plan.dram_bytes,
+        input=_input_info(plan, base),
+        output=_output_info(plan, base),
         layers=_layers(graph, legal),
         dial=steps,
         dial_macs=macs,
@@ -65,16 +67,14 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     )
 
 
-def _check_sizes(code: Code, plan: Plan, constants_bytes: int) -> None:
-    machine = plan.machine
-    if len(code.instructions) > machine.instruction_words:
-        raise CompileError(
-            f"the program has {len(code.instructions)} instructions, the instruction memory holds "
-            f"{machine.instruction_words}",
-            f"machine {machine.name}",
-            "raise instruction_words, or the memories so that tiles grow",
-        )
-    check_dram(constants_bytes + plan.dram_bytes, plan)
+def _relocated(program: Program, written_for: int, base: int) -> Program:
+    """Move what lies behind the constants to `base`: how long the program is was not known when it was written."""
+    tables = dict(program.tables)
+    for name in ("load", "fold", "store"):
+        tables[name] = tables[name].copy()
+        at = tables[name]["dram_addr"]
+        at[at >= written_for] += base - written_for
+    return replace(program, tables=tables)
 
 
 def _layers(graph: QuantizedGraph, legal: dict[str, tuple[int, ...]]) -> tuple[LayerInfo, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.check.faults import UNITS, Array, First, fault
+from npu_isa.file.binary import code_address, data_address
 from npu_isa.isa.ops import Memory, Op, Ops, Source, Vec
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import Accesses, fold_words, vec_words
@@ -52,6 +53,8 @@ def check_bounds(
         ~stores | (t.first >= input_range[1]) | (t.end <= input_range[0]),
         lambda i, op: f"writes the input, DRAM bytes {input_range[0]}..{input_range[1] - 1}",
     )
+    program, end = code_address(constants_bytes), data_address(constants_bytes, len(ops))
+    first.need(t.op, ~stores | (t.first >= end), lambda i, op: f"writes the program, DRAM bytes {program}..{end - 1}")
     _targets(ops, machine, first)
     first.check()
     _check_in_place(ops, touched, machine)

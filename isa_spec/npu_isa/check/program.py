@@ -2,11 +2,11 @@
 
 Rules, in the order in which they are checked; the first broken one is reported.
 
-1. check_shape: one halt, last; the program fits the instruction memory; the DRAM segments follow each other.
+1. check_shape: one halt, last; the DRAM segments follow each other.
 2. check_operands, check_boundaries (`operands`): operands agree with each other and with the machine; legal boundaries
    fit the places that a register's convs cover.
 3. check_bounds (`bounds`): every access lies within its memory; no operation writes a word twice; no vec reads what an
-   earlier pixel of its own wrote.
+   earlier pixel of its own wrote; no store writes the program (no load can read it: rule 6, nothing has written it).
 4. check_tokens (`order`): no deadlock at these queue and FIFO depths; every token is taken.
 5. check_races (`order`): conflicts of different engines are ordered; check_fences, check_accumulators: those of one
    engine that its pipeline leaves open.
@@ -26,7 +26,7 @@ from npu_isa.check.memory import check_written
 from npu_isa.check.operands import Legal, check_boundaries, check_extraction, check_operands
 from npu_isa.check.order import check_accumulators, check_fences, check_races, check_tokens
 from npu_isa.errors import ProgramError
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, data_address
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Op, Ops, resolve
 from npu_isa.isa.program import KINDS
@@ -136,7 +136,7 @@ def check_shape(
     input_range: tuple[int, int],
     output_range: tuple[int, int],
 ) -> None:
-    """Check the program's end and size and the DRAM segments: constants, then input and output, apart."""
+    """Check the program's end and the DRAM segments: constants, program, then input and output, apart."""
     halts = np.flatnonzero(ops.kind == KINDS["halt"])
     if not len(ops) or len(halts) == 0 or halts[-1] != len(ops) - 1:
         raise ProgramError("the program does not end in halt", f"instruction {max(len(ops) - 1, 0)}", "add a halt")
@@ -144,18 +144,13 @@ def check_shape(
     text = "halt before the end of the program"
     found.need(halts, halts == len(ops) - 1, lambda i, op: text, "keep only the last one")
     found.check()
-    if len(ops) > machine.instruction_words:
-        raise ProgramError(
-            f"{len(ops)} instructions, the instruction memory holds {machine.instruction_words}",
-            f"machine {machine.name}",
-            "raise instruction_words",
-        )
     if dram_bytes > machine.dram_bytes:
         raise ProgramError(f"{dram_bytes} bytes of DRAM used, the machine has {machine.dram_bytes}", machine.name)
+    base = data_address(constants_bytes, len(ops))
     for name, (first, end) in (("input", input_range), ("output", output_range)):
-        if not constants_bytes <= first < end <= dram_bytes:
+        if not base <= first < end <= dram_bytes:
             raise ProgramError(
-                f"DRAM bytes {first}..{end - 1} must lie between the constants ({constants_bytes} bytes) and the end "
+                f"DRAM bytes {first}..{end - 1} must lie between the program, which ends at {base}, and the end "
                 f"({dram_bytes} bytes)",
                 name,
             )
