@@ -6,6 +6,7 @@ Their values are compared as those of random programs (`tests.value_models`); th
 from dataclasses import dataclass, field
 
 import numpy as np
+from npu_isa.file.binary import data_address
 from npu_isa.isa.ops import Instruction, Memory
 from npu_isa.machine.config import MachineConfig
 from npu_sim.random_programs.programs import RandomProgram
@@ -121,7 +122,7 @@ class Bench:
 
     def program(self) -> RandomProgram:
         """Return the whole program, accepted by the static check; the image is the activation memory."""
-        act_bytes, first = self.machine.act_words * WORD, len(self.constants)
+        act_bytes, first = self.machine.act_words * WORD, data_address(len(self.constants), len(self.body) + 3)
         last = first + act_bytes + self.dram_spare_bytes
         whole = Bench(self.machine)
         whole.load(Memory.ACT, first, act_bytes, 0)

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 from hypothesis import strategies as st
 from npu_compiler.backend.link import compile_quantized
-from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo, data_address
 from npu_isa.file.manifest import PER_INSTRUCTION
 from npu_isa.isa.codec import encode
 from npu_isa.isa.ops import Instruction
@@ -101,7 +101,8 @@ def any_binaries(draw) -> Binary:
     order = draw(st.permutations([*range(real), *[-1] * (16 * groups - real)]))
     height, width = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     info = InputInfo(
-        name=draw(labels), address=held.size + draw(st.integers(0, 9)), height=height, width=width, channels=channels,
+        name=draw(labels), address=data_address(held.size, len(code)) + draw(st.integers(0, 9)),
+        height=height, width=width, channels=channels,
         signed=draw(st.booleans()), scale=draw(reals.filter(lambda x: x > 0)), pixel_scale=draw(reals),
         mean=tuple(draw(st.lists(reals, min_size=1, max_size=3))),
         std=tuple(draw(st.lists(reals, min_size=1, max_size=3))),

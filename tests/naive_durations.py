@@ -74,6 +74,12 @@ def blocks(op: Load | Fold | Store, boundary: int, machine: MachineConfig) -> li
     return [-(-sum(block) // machine.dram_bytes_per_cycle) for block in part]
 
 
+def code_cycles(words: int, machine: MachineConfig) -> int:
+    """Return the bus cycles of some words of the program, from the beginning of a burst on."""
+    bursts = {byte // machine.dram_burst_bytes for byte in range(32 * words)}
+    return len(bursts) * machine.dram_burst_bytes // machine.dram_bytes_per_cycle
+
+
 def runs(op: Load | Fold | Store, boundary: int) -> list[tuple[int, int]]:
     """Return the runs of DRAM bytes of a transfer, [first, end), in its order."""
     if isinstance(op, Fold):

@@ -18,9 +18,12 @@ DISPATCH_TO_ACCEPT = 1
 SHADOW_FREE = 8  # cycles after the first pixel of a pass in which the shadow weights are still needed
 VECTOR_PIPELINE = 6
 NEVER = -1
+FETCHED = 32  # instructions of a block that the front end fetches, of 32 bytes each
 PATIENCE = 2000  # cycles in which nothing moves but pipelines
 ORDER = (Engine.MATRIX, Engine.VECTOR, Engine.STORE, Engine.LOAD)
 NAMES = {e: e.name.lower() for e in Engine}
+FRONT = "front"  # the front end, as a client of the bus
+CLIENTS = (Engine.LOAD, Engine.STORE, FRONT)  # the next one behind the one served last goes first
 
 
 class DeadlockError(Exception):
@@ -72,6 +75,29 @@ class Flight:
 
 
 @dataclass(eq=False)
+class Fetch:
+    """The front end's side of the bus, and its buffer.
+
+    Attributes:
+        todo: words of the blocks that it has not asked for yet.
+        held: words asked for, until the cycle after their dispatch.
+        block: words of the block on the bus.
+        pipe: words on their way behind the bus: first cycle in which they can be dispatched, how many.
+        words: that can be dispatched.
+        sent: one was dispatched in this cycle: its place is free from the next on.
+        missing: nothing could be dispatched in this cycle, since the next word was not there.
+    """
+
+    todo: deque[int]
+    held: int = 0
+    block: int = 0
+    pipe: deque[tuple[int, int]] = field(default_factory=deque)
+    words: int = 0
+    sent: bool = False
+    missing: bool = False
+
+
+@dataclass(eq=False)
 class EngineState:
     """One engine: its queue, the operation it has accepted, and those that have started and not ended.
 
@@ -104,15 +130,17 @@ class Twin:
         self.machine = machine
         self.boundaries = boundaries
         self.program = deque(op for op in ops if not isinstance(op, Halt))
+        words = len(self.program) + 1  # and the halt
+        self.fetch = Fetch(deque(min(FETCHED, words - first) for first in range(0, words, FETCHED)))
         self.flights: dict[int, Flight] = {}
         self.engines = {e: EngineState(e, deque(op for op in self.program if op.engine == e)) for e in Engine}
         self.fifo: dict[tuple[int, int], deque[int]] = {(a, b): deque() for a in Engine for b in Engine}
         self.read_ports: list[list[Flight]] = [[] for _ in range(4)]
         self.write_ports: list[list[Flight]] = [[] for _ in range(4)]
-        self.served: Flight | None = None  # whose block the bus moves
+        self.served: Flight | None = None  # whose block the bus moves; None: the front end's
         self.bus_left = 0
-        self.bus_cycles = dict.fromkeys(Engine, 0)  # in which it moved bytes for each engine
-        self.served_last = Engine.STORE  # so that load goes first
+        self.bus_cycles = dict.fromkeys((*Engine, FRONT), 0)  # in which it moved bytes for each of them
+        self.served_last = FRONT  # so that load goes first
         self.now = 0
         self.quiet = 0
         self.total_cycles = 0
@@ -125,7 +153,12 @@ class Twin:
         """
         while True:
             self.finish()
-            if not self.program and all(not (e.queue or e.hand or e.flying) for e in self.engines.values()):
+            self.receive()
+            if (
+                not self.program
+                and self.fetch.words
+                and all(not (e.queue or e.hand or e.flying) for e in self.engines.values())
+            ):
                 self.total_cycles = self.now
                 return self
             self.dispatch()
@@ -175,8 +208,17 @@ class Twin:
 
     # -- the front end
 
+    def receive(self) -> None:
+        """Take words that have come through the pipe; free the place of the word dispatched in the cycle before."""
+        fetch = self.fetch
+        fetch.held -= fetch.sent
+        while fetch.pipe and fetch.pipe[0][0] <= self.now:
+            fetch.words += fetch.pipe.popleft()[1]
+
     def dispatch(self) -> None:
-        if not self.program:
+        fetch = self.fetch
+        fetch.sent, fetch.missing = False, not fetch.words
+        if not self.program or fetch.missing:
             return
         state = self.engines[self.program[0].engine]
         if len(state.queue) < self.machine.queue_depth:
@@ -185,6 +227,8 @@ class Twin:
             f = self.prepared(op)
             self.flights[op.index] = f
             state.queue.append(f)
+            fetch.words -= 1
+            fetch.sent = True
             self.quiet = 0
 
     def boundary(self, register: int) -> int:
@@ -298,15 +342,22 @@ class Twin:
     def grant(self) -> None:
         if self.bus_left:
             return
-        asking = {e: self.engines[e].working for e in (Engine.LOAD, Engine.STORE)}
-        asking = {e: f for e, f in asking.items() if f is not None and f.blocks}
-        if not asking:
-            return
-        engine = next(iter(asking))
-        if len(asking) == 2:
-            engine = Engine.STORE if self.served_last == Engine.LOAD else Engine.LOAD
-        self.served, self.served_last = asking[engine], engine
-        self.bus_left = self.served.blocks[0]
+        last = CLIENTS.index(self.served_last)
+        for client in CLIENTS[last + 1 :] + CLIENTS[: last + 1]:
+            if client == FRONT:
+                fetch = self.fetch
+                if fetch.todo and fetch.held + FETCHED <= self.machine.instruction_words:
+                    self.served, self.served_last = None, FRONT
+                    fetch.block = fetch.todo.popleft()
+                    fetch.held += fetch.block
+                    self.bus_left = durations.code_cycles(fetch.block, self.machine)
+                    return
+            else:
+                f = self.engines[client].working
+                if f is not None and f.blocks:
+                    self.served, self.served_last = f, client
+                    self.bus_left = f.blocks[0]
+                    return
 
     # -- what each engine does with the cycle
 
@@ -329,7 +380,8 @@ class Twin:
             op = state.queue[0].op
             return op.index, "drain" if isinstance(op, Vec) and op.fence else "token_full"
         if state.queue or state.todo:
-            return (state.queue[0].op if state.queue else state.todo[0]).index, "queue"
+            op = state.queue[0].op if state.queue else state.todo[0]
+            return op.index, "fetch" if self.fetch.missing else "queue"
         return NEVER, "idle"
 
     def waiting(self, f: Flight) -> str:
@@ -352,11 +404,14 @@ class Twin:
                 state.setting_up = None
         if self.bus_left:
             self.quiet = 0
-            self.bus_cycles[self.served.op.engine] += 1
+            self.bus_cycles[self.served_last] += 1
             self.bus_left -= 1
-            self.served.moved += 1
-            if self.bus_left == 0:
+            if self.served is not None:
+                self.served.moved += 1
+            if self.bus_left == 0 and self.served is not None:
                 self.served.blocks.popleft()
+            elif self.bus_left == 0:
+                self.fetch.pipe.append((self.now + 1 + self.machine.dram_latency_cycles, self.fetch.block))
         for engine in (Engine.LOAD, Engine.STORE):
             state = self.engines[engine]
             f = state.working

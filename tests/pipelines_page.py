@@ -1,25 +1,30 @@
 """The computed blocks of isa_spec/PIPELINES.md; `python -m tests.pipelines_page` writes them into the page.
 
 A block's first line names its kind, its example (a file of isa_spec/examples) and what it wants:
-`times EXAMPLE [boundary]`, `rule EXAMPLE [boundary]`, `wave EXAMPLE matrix|vector FIRST END [boundary]`.
+`times EXAMPLE [boundary]`, `rule EXAMPLE [boundary]`, `wave EXAMPLE matrix|vector FIRST END [boundary]`; or of none,
+`fetch MACHINE WORDS BUFFER`: how so many setups go through a fetch buffer.
 """
 
 import ast
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from npu_isa.asm.assemble import assemble
+from npu_isa.machine.config import FETCH_WORDS, load_machine
 from npu_runtime.verification.models import MOMENTS, Observation, Workload
 from npu_runtime.verification.verify import compare
+from npu_sim.fast.time.model import simulate
 
-from tests.register_models import ALL
+from tests import naive_durations as durations
+from tests.register_models import ALL, instruction
 from tests.waves import draw, record
 
 PAGE = Path(__file__).parents[1] / "isa_spec" / "PIPELINES.md"
 EXAMPLES = PAGE.parent / "examples"
-BLOCK = re.compile(r"^```(times|rule|wave) (.*)\n((?:(?!```).*\n)*)```$", re.MULTILINE)
+BLOCK = re.compile(r"^```(times|rule|wave|fetch) (.*)\n((?:(?!```).*\n)*)```$", re.MULTILINE)
 STEP = {"conv_2x2": 1, "conv_4x4": 2, "window_4x4": 1}
 
 
@@ -100,6 +105,29 @@ def wave(name: str, part: str, first: int, end: int, boundary: int) -> str:
     return draw(seen, lines_of(part, machine.array_rows, machine.array_cols), first, end)
 
 
+def fetch(machine: str, words: int, buffer: int) -> str:
+    """Return when the blocks of a program of geom and vgeom, in turn, are on the bus, there and dispatched."""
+    design = replace(load_machine(machine), instruction_words=buffer)
+    code = (*(instruction(("geom", "vgeom")[i % 2]) for i in range(words - 1)), instruction("halt"))
+    work = Workload(design, code, np.zeros(0, np.uint8), 1 << 14, 1 << 14, (1 << 14, 1 << 14))
+    seen = {model: ALL[model](work, (), np.zeros(0, np.uint8)) for model in ("fast", "register")}
+    assert compare(work, seen, ()).difference is None
+    sent = seen["register"].times[:, MOMENTS.index("dispatch")].tolist()
+    lines = ["block   words       bus     there   dispatched   wait"]
+    before = -1
+    for b, there in enumerate(simulate(work.ops, design, ()).code_there.tolist()):
+        first, last = FETCH_WORDS * b, min(FETCH_WORDS * (b + 1), words) - 1
+        end = there - design.dram_latency_cycles
+        start = end - durations.code_cycles(last + 1 - first, design)
+        of = sent[first : last + 1]
+        lines.append(
+            f"{b:5} {f'{first}..{last}':>7} {f'{start}..{end}':>9} {there:9} {f'{of[0]}..{of[-1]}':>12}"
+            f"{max(there - before - 1, 0):7}"
+        )
+        before = of[-1]
+    return "\n".join(lines) + f"\nhalt {seen['register'].total_cycles:41}\n"
+
+
 def computed(kind: str, words: list[str], body: str) -> str:
     """Return what a block has to hold; a rule that is wrong is marked."""
     match kind, words:
@@ -110,6 +138,8 @@ def computed(kind: str, words: list[str], body: str) -> str:
             return "".join(f"{line}{'    WRONG' if line in wrong else ''}\n" for line in body.splitlines())
         case "wave", [name, part, first, end, *boundary]:
             return wave(name, part, int(first), int(end), int(*boundary))
+        case "fetch", [machine, count, buffer]:
+            return fetch(machine, int(count), int(buffer))
     raise ValueError(f"{kind} {words}")
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from npu_isa.file.binary import data_address
 from npu_isa.isa.ops import Engine, Instruction, Memory
 from npu_isa.isa.tables import BY_NAME
 from npu_isa.machine.config import load_machine
@@ -33,7 +34,7 @@ def naive(work: Workload, boundaries: tuple[int, ...], image: np.ndarray) -> Obs
         np.frombuffer(bytes(m), np.uint8) for m in (machine.dram, machine.act, machine.weights, machine.params)
     )
     output = dram[work.output[0] : work.output[1]]
-    memories = {"act": act, "weight": weight, "param": param, "dram": dram[work.constants.size :], "output": output}
+    memories = {"act": act, "weight": weight, "param": param, "dram": dram[work.data_address :], "output": output}
     return Observation(memories={**memories, "acc": np.array(machine.acc, np.int64).astype(np.int32)})
 
 
@@ -64,14 +65,14 @@ def crowded_conv(batch: int = 32, pixels: int = 2, dynamic: bool = False) -> Mad
     constants = np.concatenate([block, np.zeros(4096 - block.size, np.uint8)])
     code = (
         instruction("load", memory=Memory.WEIGHT, run=block.size),
-        instruction("load", push=1 << Engine.MATRIX, dram_addr=4096, run=16 * 4 * (pixels + 3)),
+        instruction("load", push=1 << Engine.MATRIX, dram_addr=5120, run=16 * 4 * (pixels + 3)),
         instruction("geom", kernel_w=4, in_w=pixels + 3, pixel_pitch=4, tap_fastest=1, dynamic=int(dynamic)),
         instruction("groups", group=(0, 1, *[0] * 14), shift=(1, 2, *[0] * 14)),
         instruction("conv", pop=1 << Engine.LOAD, tile_w=pixels, group_count=2),
         instruction("halt"),
     )
     image = rng.integers(0, 256, (1, 1024), np.uint8)
-    return Workload(machine, code, constants, 1 << 14, 4096, (4096, 4096)), [(2,)], image
+    return Workload(machine, code, constants, 1 << 14, 5120, (5120, 5120)), [(2,)], image
 
 
 def positions(rows: int, unsigned: int) -> Made:
@@ -85,12 +86,33 @@ def two_tokens() -> Made:
     to_store, pixels = 1 << Engine.STORE, 7
     code = (
         instruction("load", push=1 << Engine.VECTOR, memory=Memory.PARAM, run=64 * 3),
-        instruction("load", push=to_store, dram_addr=192, run=256, addr=6144),
+        instruction("load", push=to_store, dram_addr=2048, run=256, addr=6144),
         instruction("vgeom", source=3, in_w=pixels, pixel_pitch=1, out_pixel_pitch=1, clamp_high=255),
         instruction("vec", pop=1 << Engine.LOAD, push=to_store, tile_w=pixels, out_base=4096, lanes=16),
-        instruction("store", pop=1 << Engine.LOAD | 1 << Engine.VECTOR, dram_addr=512, addr=6144, run=16),
+        instruction("store", pop=1 << Engine.LOAD | 1 << Engine.VECTOR, dram_addr=2304, addr=6144, run=16),
         instruction("halt"),
     )
     constants = np.tile(np.array([0, 1 | 1 << 16, 0], "<u4")[:, None], 16).view(np.uint8).reshape(-1)
     image = np.arange(256, dtype=np.uint8)[None]
-    return Workload(load_machine("npu16"), code, constants, 1024, 192, (512, 528)), [()], image
+    return Workload(load_machine("npu16"), code, constants, 4096, 2048, (2304, 2320)), [()], image
+
+
+def long_code() -> Made:
+    """Return a program of setups that are dispatched faster than fetched, beside transfers that fill the bus.
+
+    Those behind the store's end wait until the buffer is full.
+    """
+    kib, base = 1024, data_address(0, 145)
+    setups = (instruction("geom"), instruction("vgeom")) * 70
+    code = (
+        instruction("load", dram_addr=base, run=3 * kib),
+        instruction("store", dram_addr=base + 8 * kib, addr=2048, run=4 * kib, push=1 << Engine.VECTOR),
+        *setups[:20],
+        instruction("vgeom", pop=1 << Engine.STORE),
+        *setups[20:],
+        instruction("halt"),
+    )
+    machine = replace(load_machine("npu16"), dram_latency_cycles=7, instruction_words=64).check()
+    image = np.arange(8 * kib, dtype=np.uint64).astype(np.uint8)[None]
+    nothing = np.zeros(0, np.uint8)
+    return Workload(machine, code, nothing, base + 12 * kib, base, (base + 8 * kib, base + 12 * kib)), [()], image

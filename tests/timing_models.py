@@ -27,10 +27,13 @@ class Case:
     boundaries: tuple[tuple[int, ...], ...]
 
 
-def random_case(seed: int, layers: int = 2) -> Case:
-    """Return a random program at several boundary vectors; two of three seeds have tokens and machine scrambled."""
+def random_case(seed: int, layers: int = 2, words: int | None = None) -> Case:
+    """Return a random program at several boundary vectors; two of three seeds have tokens and machine scrambled.
+
+    `words`: least instructions; if None one program of eight has 300.
+    """
     rng = np.random.default_rng(seed)
-    p = random_program(rng, random_machine(rng), layers)
+    p = random_program(rng, random_machine(rng), layers, (0 if seed % 8 != 5 else 300) if words is None else words)
     vectors = [(0,) * p.registers, tuple(p.legal[r][-1] for r in range(p.registers)), p.boundaries(rng)]
     ops, machine = p.ops, p.machine
     if seed % 3:

@@ -15,10 +15,8 @@ Signals = dict[str, dict[int, str]]  # name to cycle to what stands there
 
 def record(work: Workload, boundaries: Sequence[int], image: np.ndarray, first: int, end: int) -> Signals:
     """Clock a program and return what the registers hold in the cycles first..end - 1."""
-    dram = np.zeros(work.dram_bytes, np.uint8)
-    dram[: work.constants.size] = work.constants
-    dram[work.input_address : work.input_address + image.size] = image
-    m = power_up(work.instructions, work.machine, boundaries, dram)
+    memory = work.constants, work.dram_bytes, image, work.input_address
+    m = power_up(work.instructions, work.machine, boundaries, *memory)
     pixels: dict[int, int] = {}  # cycle in which a pixel was complete to its number
     seen: Signals = {}
 

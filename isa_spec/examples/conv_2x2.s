@@ -5,11 +5,11 @@
 ; Both are requantized with multiplier 2 and shift 1: (sum * 2 + 1) >> 1 = sum.
 
 .machine "npu16" name="npu2" array_rows=2 array_cols=2
-.input height=2 width=2 channels=16        ; DRAM: behind the constants
+.input height=2 width=2 channels=16        ; DRAM: behind the program
 .output height=2 width=2 channels=16       ; DRAM: behind the input
 
 ; the image to activation words 0..3; zeros to words 4..7, for the 14 channels that no vec writes
-  load   dram_addr=0xc0 run=64
+  load   dram_addr=0x800 run=64
   load   dram_addr=0x80 run=64 addr=4
   load   memory=param dram_addr=0 run=24 push=vector
   load   memory=weight dram_addr=0x40 run=48 push=matrix
@@ -22,7 +22,7 @@
 ; and out again: clamped to bytes, lanes 0 and 1 of words 4..7
   vgeom  source=acc out_row_pitch=2 out_pixel_pitch=1 clamp_low=-128 clamp_high=127
   vec    tile_h=2 tile_w=2 out_base=4 lanes=2 pop=load+matrix push=store
-  store  dram_addr=0x100 run=64 addr=4 pop=vector
+  store  dram_addr=0x840 run=64 addr=4 pop=vector
   halt
 
 .data constants

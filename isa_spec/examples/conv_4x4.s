@@ -6,15 +6,15 @@
 ; channel 1 too (s_wgt = 1). All are requantized with multiplier 1 and shift 3: (sum + 4) >> 3.
 
 .machine "npu16" name="npu4" array_rows=4 array_cols=4
-.input height=4 width=4 channels=16        ; DRAM: behind the constants, 0x190
-.output height=4 width=4 channels=16       ; DRAM: behind the input, 0x290
+.input height=4 width=4 channels=16        ; DRAM: behind the program, 0x800
+.output height=4 width=4 channels=16       ; DRAM: behind the input, 0x900
 .define "conv" register=0 groups=1 boundaries=[0, 1] macs=1024
 .step register=0 boundary=1 low_macs=1024
 
 ; the image to activation words 0..15; zeros to words 16..31, for the 12 channels that no vec writes
   .layer "conv"
   load   memory=weight dram_addr=0x40 run=80
-  load   dram_addr=0x190 run=256 push=matrix
+  load   dram_addr=0x800 run=256 push=matrix
   load   memory=param dram_addr=0 run=48
   load   dram_addr=0x90 run=256 addr=16 push=vector
 
@@ -26,7 +26,7 @@
 ; and out again: lanes 0 to 3 of words 16..31
   vgeom  source=acc out_row_pitch=4 out_pixel_pitch=1 clamp_low=-128 clamp_high=127
   vec    tile_h=4 tile_w=4 out_base=16 lanes=4 pop=load+matrix push=store
-  store  dram_addr=0x290 run=256 addr=16 pop=vector
+  store  dram_addr=0x900 run=256 addr=16 pop=vector
   .layer none
   halt
 

@@ -9,7 +9,7 @@ from npu_isa.isa.ops import Conv, Engine, Op, Setup
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
-from npu_sim.fast.time import loop as events
+from npu_sim.fast.time import state as events
 from npu_sim.fast.time.model import Timing
 
 CAUSES = (
@@ -26,6 +26,7 @@ CAUSES = (
     "token_store",
     "token_full",
     "drain",
+    "fetch",
     "queue",
     "idle",
 )
@@ -61,9 +62,14 @@ def spent(timing: Timing, ops: Sequence[Op]) -> I64:
     """
     found = np.zeros((len(timing.table), len(CAUSES)), np.int64)
     now = dict.fromkeys(Engine, 0)
+    fetch = FetchWaits(timing)
     for op in ops[: len(timing.table)]:
         row, times = found[op.index], timing.table[op.index]
         at = now[op.engine]
+        dispatched = int(times[events.DISPATCH]) + 1
+        if dispatched > at:
+            row[_C["fetch"]] = fetch.between(at, dispatched)
+            at += int(row[_C["fetch"]])
         for cause, until in _waits(op, times):
             if until > at:
                 row[_C[cause]] += until - at
@@ -81,6 +87,23 @@ def spent(timing: Timing, ops: Sequence[Op]) -> I64:
             row[_C["busy"]] += end - at - dram
         now[op.engine] = max(end, at)
     return found
+
+
+class FetchWaits:
+    """Cycles in which the front end had no word to dispatch, by time."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._first, end = timing.fetch_waits.T
+        self._length = end - self._first
+        self._before = np.cumsum(self._length) - self._length
+
+    def between(self, first: int, end: int) -> int:
+        """Return how many of the cycles first..end - 1 are such."""
+        return self._until(end) - self._until(first)
+
+    def _until(self, at: int) -> int:
+        wait = int(np.searchsorted(self._first, at, "right")) - 1
+        return int(self._before[wait] + min(at - self._first[wait], self._length[wait]))
 
 
 def _waits(op: Op, times: NDArray[Any]) -> list[tuple[str, int]]:

@@ -9,8 +9,8 @@ from importlib import resources
 
 
 def digest(package: str) -> str:
-    """Return the SHA-256 of the modules of a package, in hexadecimal."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the modules of a package, and of how kernels are compiled, in hexadecimal."""
+    found = hashlib.sha256((resources.files("npu_sim") / "kernel.py").read_bytes())
     for file in sorted(resources.files(package).iterdir(), key=lambda f: f.name):
         if file.name.endswith(".py"):
             found.update(file.read_bytes())

@@ -50,9 +50,8 @@ def clock_seconds(work: Workload, boundaries: tuple[int, ...], runs: int) -> flo
     """Return the seconds of the register-level clock on an image of zeros: each stretch's least time."""
     least_of: dict[int, float] = {}
     for _ in range(runs):
-        dram = np.zeros(work.dram_bytes, np.uint8)
-        dram[: work.constants.size] = work.constants
-        state = power_up(work.instructions, work.machine, boundaries, dram)
+        memory = work.constants, work.dram_bytes, np.zeros(0, np.uint8), 0
+        state = power_up(work.instructions, work.machine, boundaries, *memory)
         status, cycle = clock.TOO_LONG, 0
         while status != clock.HALTED:
             begin = time.perf_counter()

@@ -12,7 +12,7 @@ from npu_isa.asm.disasm import disassemble
 from npu_isa.asm.syntax import CHANNEL, DIRECTIVES, NAMES, TOKENS, grammar
 from npu_isa.check.program import check_binary
 from npu_isa.errors import AsmError, NpuError
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, data_address
 from npu_isa.file.container import from_bytes, to_bytes
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Instruction
@@ -73,7 +73,7 @@ def test_text_of_a_small_program():
 EXPECTED = """
 .layer "twice"  ; twice from ONNX nodes a, b; no dial
 .tile 0
-  load   dram_addr=192 run=64  ; dram 192..255 (input) -> act 0..3 (input, region 0)
+  load   dram_addr=2048 run=64  ; dram 2048..2111 (input) -> act 0..3 (input, region 0)
   load   dram_addr=128 run=64 addr=4  ; dram 128..191 (constants) -> act 4..7 (constants, region 0)
   load   memory=param run=24 push=vector  ; dram 0..23 (constants) -> param 0..2
   load   memory=weight dram_addr=64 run=48 push=matrix  ; dram 64..111 (constants) -> weight 0..2
@@ -83,7 +83,7 @@ EXPECTED = """
   vgeom  out_row_pitch=2 out_pixel_pitch=1 clamp_low=-128 clamp_high=127
   vec    tile_h=2 tile_w=2 out_base=4 lanes=2 pop=load+matrix push=store  ; y 0..1 x 0..1: acc0 0..3 + param 0..2 -> \
 act 4..7 (twice, region 0)
-  store  dram_addr=256 run=64 addr=4 pop=vector  ; act 4..7 (twice, region 0) -> dram 256..319 (output)
+  store  dram_addr=2112 run=64 addr=4 pop=vector  ; act 4..7 (twice, region 0) -> dram 2112..2175 (output)
   halt
 
 .data constants
@@ -116,7 +116,7 @@ def test_defaults_of_what_a_person_leaves_out():
     assert binary.model == "tiny"
     assert binary.machine == load_machine("npu32")
     info, out = binary.input, binary.output
-    assert (info.address, info.bytes, out.address, out.bytes, binary.dram_bytes) == (16, 30, 46, 64, 110)
+    assert (info.address, info.bytes, out.address, out.bytes, binary.dram_bytes) == (2048, 30, 2078, 64, 2142)
     assert (info.name, info.signed, info.scale, info.pixel_scale) == ("input", True, 1.0, 1.0)
     assert (info.mean, info.std, info.resize, info.crop) == ((0.0,) * 5, (1.0,) * 5, (), ())
     assert info.table.tolist() == [list(range(256))] * 5
@@ -211,8 +211,9 @@ def test_program_that_cannot_be_followed_is_shown_without_comments():
 def test_megabytes_of_constants():
     held = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)
     binary = assemble(TEXT, "")
-    moved = [replace(p, address=p.address - 192 + held.size) for p in (binary.input, binary.output)]
-    binary = replace(binary, constants=held, dram_bytes=held.size + 128, input=moved[0], output=moved[1])
+    by = data_address(held.size, len(binary.code)) - binary.input.address
+    moved = [replace(p, address=p.address + by) for p in (binary.input, binary.output)]
+    binary = replace(binary, constants=held, dram_bytes=binary.dram_bytes + by, input=moved[0], output=moved[1])
     round_trip(binary)
 
 
@@ -290,7 +291,7 @@ def test_long_lines_are_cut_around_the_spot():
 
 
 def test_empty_text():
-    with pytest.raises(AsmError, match="0 instructions, the machine holds 8192"):
+    with pytest.raises(AsmError, match="no instructions: a program has a halt at least"):
         assemble("", "x.s")
 
 

@@ -36,9 +36,9 @@ MACHINE = MachineConfig(
     token_depth=2,
     clock_hz=1e9,
 ).check()
-# constants: 3 bias rows | multiplier row | second multiplier row | weights of 2 places, 1 x 1
+# constants: 3 bias rows | multiplier row | second multiplier row | weights of 2 places, 1 x 1; then up to 32 words
 BIAS, STATIC, WEIGHTS, CONSTANTS_BYTES = 0, 192, 320, 320 + 34 * 16
-INPUT, OUTPUT, DRAM_BYTES = CONSTANTS_BYTES, CONSTANTS_BYTES + 128, CONSTANTS_BYTES + 192
+CODE, INPUT, OUTPUT, DRAM_BYTES = 1024, 2048, 2048 + 128, 2048 + 192
 ARGUMENTS = {
     "constants_bytes": CONSTANTS_BYTES,
     "dram_bytes": DRAM_BYTES,
@@ -148,6 +148,10 @@ OPERAND_FAULTS = [
     (VGEOM, {"out_row_pitch": 65535}, "writes activation words 16..65552: the memory has 256"),
     (IMAGE, {"dram_addr": DRAM_BYTES - 127}, f"..{DRAM_BYTES}: the memory has {DRAM_BYTES}"),
     (STORE, {"dram_addr": CONSTANTS_BYTES - 1}, "writes the constants"),
+    (STORE, {"dram_addr": INPUT - 64}, f"writes the program, DRAM bytes {CODE}..{INPUT - 1}"),
+    (STORE, {"dram_addr": CONSTANTS_BYTES}, f"writes the program, DRAM bytes {CODE}..{INPUT - 1}"),
+    (IMAGE, {"dram_addr": CODE}, f"reads DRAM byte at {CODE}, which nothing has written"),
+    (IMAGE, {"dram_addr": INPUT - 1}, f"reads DRAM byte at {INPUT - 1}, which nothing has written"),
     (STORE, {"dram_addr": INPUT + 65}, "writes the input"),
     (VGEOM, {"out_pixel_pitch": 0}, "writes a place twice"),
     (IMAGE, {"rows": 2, "row_pitch": 7}, "writes a place twice"),
@@ -199,6 +203,22 @@ def test_the_place_is_the_instruction_with_its_mnemonic():
     assert caught.value.where == "instruction 8 (vec)"
 
 
+def test_a_program_may_be_longer_than_the_fetch_buffer():
+    code = with_tokens([*[program()[GEOM]] * 200, *program()], MACHINE)
+    with pytest.raises(ProgramError, match=f"must lie between the program, which ends at {CODE + 7 * 1024}"):
+        check(code)
+    machine = replace(MACHINE, dram_bytes=1 << 16)
+    longer = [change_address(i, 6 * 1024) for i in code]
+    moved = {k: tuple(a + 6 * 1024 for a in ARGUMENTS[k]) for k in ("input_range", "output_range")}
+    check(longer, machine, **moved, dram_bytes=DRAM_BYTES + 6 * 1024)
+
+
+def change_address(i: Instruction, by: int) -> Instruction:
+    """Move an access to what lies behind the program."""
+    address = i.operands.get("dram_addr", 0)
+    return replace(i, operands=i.operands | {"dram_addr": address + by}) if address >= INPUT else i
+
+
 def test_a_fold_reads_beyond_the_constants():
     image = {"dram_addr": INPUT, "in_h": 2, "in_w": 4, "channels": 16, "kernel_h": 1, "kernel_w": 1, "stride_y": 1}
     image |= {"stride_x": 1, "pad_top": 0, "pad_left": 0, "out_y": 0, "rows": 2, "cols": 4, "addr": 0, "row_pitch": 4}
@@ -206,8 +226,10 @@ def test_a_fold_reads_beyond_the_constants():
     code[IMAGE] = Instruction("fold", image | {"pixel_pitch": 1})
     check(with_tokens(code, MACHINE))
     with pytest.raises(ProgramError) as caught:
-        check(with_tokens(change(code, IMAGE, dram_addr=INPUT - 1), MACHINE))
-    assert str(caught.value).startswith(f"instruction 0 (fold): reads DRAM bytes {INPUT - 1}..{INPUT + 126}: ")
+        check(with_tokens(change(code, IMAGE, dram_addr=CONSTANTS_BYTES - 1), MACHINE))
+    assert str(caught.value).startswith(
+        f"instruction 0 (fold): reads DRAM bytes {CONSTANTS_BYTES - 1}..{CONSTANTS_BYTES + 126}: "
+    )
     assert f"no image lies in the constants, bytes 0..{CONSTANTS_BYTES - 1}" in caught.value.message
 
 
@@ -223,13 +245,8 @@ def test_a_layer_without_dial_names_register_255():
         (program()[:-1], {}, "does not end in halt"),
         ([], {}, "does not end in halt"),
         ([Instruction("halt", {}), *program()], {}, "halt before the end"),
-        (
-            program(),
-            {"machine": replace(MACHINE, instruction_words=10)},
-            "11 instructions, the instruction memory holds",
-        ),
         (program(), {"dram_bytes": 5000}, "5000 bytes of DRAM used, the machine has 4096"),
-        (program(), {"input_range": (INPUT - 1, OUTPUT)}, "must lie between the constants"),
+        (program(), {"input_range": (INPUT - 1, OUTPUT)}, "must lie between the program, which ends at 2048, and the"),
         (program(), {"output_range": (OUTPUT - 1, DRAM_BYTES)}, "overlaps the input"),
         (program(), {"registers": 256}, "256 boundary registers used, 255 exist"),
         (program(), {"legal": {1: (0,)}}, "not one of the 1 registers"),

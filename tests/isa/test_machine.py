@@ -1,7 +1,8 @@
 """The machine description: every rule, every kind of wrong file, and the shipped machines."""
 
+import hashlib
 import json
-from dataclasses import fields, replace
+from dataclasses import field, fields, make_dataclass, replace
 
 import pytest
 from npu_isa.errors import MachineError
@@ -42,7 +43,9 @@ BROKEN = [
     ({"dram_bytes": (1 << 32) + 1}, "dram_bytes = 4294967297: at most 2^32 (field dram_addr)"),
     ({"vector_taps": 256}, "vector_taps = 256: must be in 1..255"),
     ({"dram_latency_cycles": 1 << 21}, "dram_latency_cycles = 2097152: must be in 1..1048576"),
-    ({"instruction_words": 1 << 25}, "instruction_words = 33554432: must be in 1..16777216"),
+    ({"instruction_words": 1 << 25}, "instruction_words = 33554432: must be in 64..16777216"),
+    ({"instruction_words": 80}, "instruction_words = 80: the fetch buffer holds whole blocks of 32 instructions"),
+    ({"instruction_words": 32}, "instruction_words = 32: must be in 64..16777216"),
     ({"queue_depth": 1}, "queue_depth = 1: must be in 2..65536"),
     ({"token_depth": 65537}, "token_depth = 65537: must be in 2..65536"),
 ]
@@ -114,9 +117,21 @@ def test_derived_sizes():
 
 def test_hash_ignores_name_and_clock_alone():
     assert replace(BASE, name="other", clock_hz=2e9).hash() == BASE.hash()
-    for field in fields(MachineConfig):
-        if field.name not in ("name", "clock_hz"):
-            assert replace(BASE, **{field.name: getattr(BASE, field.name) + 1}).hash() != BASE.hash()
+    for name in (f.name for f in fields(MachineConfig)):
+        if name not in ("name", "clock_hz"):
+            assert replace(BASE, **{name: getattr(BASE, name) + 1}).hash() != BASE.hash()
+
+
+def test_a_key_that_comes_later_with_a_default_changes_nothing_for_what_is_there():
+    data = BASE.to_dict()
+    del data["dynamic_extraction"]
+    assert machine_from_dict(data, "") == BASE
+    body = {k: v for k, v in data.items() if k not in ("name", "clock_hz")}
+    assert BASE.hash() == hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    more = [("colour", int, field(default=3, kw_only=True))]
+    later = make_dataclass("Later", more, bases=(MachineConfig,), frozen=True)
+    assert later(**BASE.to_dict()).hash() == BASE.hash()
+    assert later(**BASE.to_dict(), colour=4).hash() != BASE.hash()
 
 
 def test_file(tmp_path):

@@ -64,7 +64,7 @@ def test_places():
     assert said(observation(total_cycles=27)) == "total cycles: a 26, b 27 (boundaries 3)"
     assert said(observation(causes=causes)) == "cycles of the vector engine by cause port: a 0, b 1 (boundaries 3)"
     assert said(observation(memories={"acc": acc})) == "memory acc, half 1, row 2, column 3: a 0, b 7 (boundaries 3)"
-    dram_text = "memory dram, byte 5 behind the constants: a 0, b 9 (boundaries 3)"
+    dram_text = "memory dram, byte 5 behind the program: a 0, b 9 (boundaries 3)"
     assert said(observation(memories={"dram": dram})) == dram_text
 
 

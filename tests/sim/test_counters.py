@@ -23,7 +23,7 @@ from npu_sim.fast.time.model import Timing, simulate
 
 from tests.bench_programs import small_machine
 from tests.hand_programs import PORTS, TOKEN_FULL, hand
-from tests.naive_timing import NAMES, Twin
+from tests.naive_timing import FRONT, NAMES, Twin
 from tests.timing_models import Case, causes_of, random_case
 
 SEEDS = range(0, 60, 2)
@@ -42,7 +42,9 @@ def timed(case: Case) -> tuple[Timing, tuple[EngineRow, ...]]:
 def test_rows_are_what_the_twin_saw(seed):
     case = random_case(seed)
     twin = Twin(case.ops, case.machine, case.boundaries[-1]).run()
-    rows = timed(case)[1]
+    timing, rows = timed(case)
+    assert timing.fetch_bytes == twin.bus_cycles[FRONT] * case.machine.dram_bytes_per_cycle
+    assert timing.total_dram_bytes == sum(twin.bus_cycles.values()) * case.machine.dram_bytes_per_cycle
     assert [row.engine for row in rows] == [NAMES[e] for e in Engine]
     for engine, row in zip(Engine, rows, strict=True):
         assert split(row) == causes_of(twin)[NAMES[engine]]
@@ -52,26 +54,39 @@ def test_rows_are_what_the_twin_saw(seed):
 
 
 def test_a_full_fifo_by_hand():
-    """The times stand in test_timing.py: total 31."""
+    """The times stand in test_timing.py: 31, behind 23 of the program's 11 words (22 bursts, latency 1)."""
     ops, machine = hand(TOKEN_FULL, {"token_depth": 2, "dram_latency_cycles": 1, "dram_burst_bytes": 16})
     timing = simulate(ops, machine, ())
     load, matrix, vector, store = engine_rows(timing, ops, spent(timing, ops))
-    assert split(load) == {"queue": 1, "busy": 5, "token_full": 22, "idle": 3}
-    assert split(matrix) == {"idle": 31}
-    assert split(vector) == {"queue": 6, "setup": 1, "busy": 13, "idle": 11}
-    assert split(store) == {"queue": 8, "token_vector": 18, "busy": 3, "dram": 1, "idle": 1}
+    assert split(load) == {"fetch": 23, "queue": 1, "busy": 5, "token_full": 22, "idle": 3}
+    assert split(matrix) == {"idle": 54}
+    assert split(vector) == {"fetch": 23, "queue": 6, "setup": 1, "busy": 13, "idle": 11}
+    assert split(store) == {"fetch": 23, "queue": 8, "token_vector": 18, "busy": 3, "dram": 1, "idle": 1}
     assert (load.dram_bytes, store.dram_bytes) == (80, 48)
 
 
 def test_ports_by_hand():
-    """The times stand in test_timing.py: total 65."""
+    """The times stand in test_timing.py: 65, behind 36 of the program's 8 words (4 bursts, latency 20)."""
     ops, machine = hand(PORTS, {})
     timing = simulate(ops, machine, ())
     load, matrix, vector, store = engine_rows(timing, ops, spent(timing, ops))
-    assert split(load) == {"queue": 7, "port": 24, "busy": 4, "idle": 30}
-    assert split(matrix) == {"queue": 3, "setup": 2, "weights": 16, "port": 10, "stream": 4, "idle": 30}
-    assert split(vector) == {"queue": 1, "setup": 1, "busy": 23, "idle": 40}
-    assert split(store) == {"queue": 6, "port": 29, "busy": 4, "idle": 26}
+    assert split(load) == {"fetch": 36, "queue": 7, "port": 24, "busy": 4, "idle": 30}
+    assert split(matrix) == {"fetch": 36, "queue": 3, "setup": 2, "weights": 16, "port": 10, "stream": 4, "idle": 30}
+    assert split(vector) == {"fetch": 36, "queue": 1, "setup": 1, "busy": 23, "idle": 40}
+    assert split(store) == {"fetch": 36, "queue": 6, "port": 29, "busy": 4, "idle": 26}
+
+
+def test_waits_for_words_by_hand():
+    """The times stand in test_timing.py: 101 words through a buffer of 64, which wait for 84 + 32 + 32 cycles.
+
+    The last geom before a wait has worked when it begins; the last vgeom works in its first cycle.
+    """
+    ops, machine = hand("geom\nvgeom\n" * 50 + "halt", {"instruction_words": 64})
+    timing = simulate(ops, machine, ())
+    _, matrix, vector, _ = engine_rows(timing, ops, spent(timing, ops))
+    assert timing.total_cycles == 249
+    assert split(matrix) == {"fetch": 84 + 32 + 32, "queue": 50, "setup": 50, "idle": 1}
+    assert split(vector) == {"fetch": 84 + 31 + 31, "queue": 53, "setup": 50}
 
 
 def test_a_row_that_does_not_add_up_cannot_be_made():
@@ -101,7 +116,7 @@ def test_layers_own_what_they_move_the_finish_line_by(ends):
 def only_ends(ends: list[int]) -> Timing:
     table = simulate(*hand("load run=16\nhalt", {}), ()).table.repeat(len(ends), axis=0)
     zeros = np.zeros(len(ends), np.int64)
-    timing = Timing(max(ends), table, zeros, zeros, zeros, zeros, zeros)
+    timing = Timing(max(ends), 0, zeros[:1], table, zeros, zeros, zeros, zeros, zeros)
     timing.end[:] = ends
     return timing
 
@@ -120,14 +135,14 @@ def test_layers_sum_to_the_total(seed):
 
 
 def test_a_full_pass_by_hand():
-    """16 channels on 16 rows and columns, 4 pixels in 8 bits: every PE useful in 4 of 65 cycles."""
+    """16 channels on 16 rows and columns, 4 pixels in 8 bits: every PE useful in 4 of 101 cycles."""
     ops, machine = hand(PORTS, {})
     timing = simulate(ops, machine, ())
     row = engine_rows(timing, ops, spent(timing, ops))[Engine.MATRIX]
     use = matrix_use(machine, row, macs8=4 * 16 * 16, macs4=0)
     pes = 2 * 16 * 16
-    assert use == MatrixUse(4 * pes, 0, 0, 16 * pes, 45 * pes, 65 * pes)
-    assert use.utilization_percent == pytest.approx(100 * 4 / 65)
+    assert use == MatrixUse(4 * pes, 0, 0, 16 * pes, 81 * pes, 101 * pes)
+    assert use.utilization_percent == pytest.approx(100 * 4 / 101)
     assert ideal_cycles(machine, 4 * 16 * 16, 0) == 4
     half = matrix_use(machine, row, macs8=0, macs4=4 * 16 * 16)
     assert (half.useful, half.padding) == (2 * pes, 2 * pes)

@@ -29,9 +29,9 @@ def test_the_page_has_blocks_of_each_kind():
 
 
 def test_a_wrong_sum_is_noticed():
-    rule = "end[6] = issue_end[6] + 2 + 2 + 1 + 1 + 3 = 162"
+    rule = "end[6] = issue_end[6] + 2 + 2 + 1 + 1 + 3 = 246"
     assert pipelines_page.wrong_rules("conv_2x2", 0, rule) == []
-    assert pipelines_page.wrong_rules("conv_2x2", 0, rule.replace("162", "163")) == [rule.replace("162", "163")]
+    assert pipelines_page.wrong_rules("conv_2x2", 0, rule.replace("246", "247")) == [rule.replace("246", "247")]
     assert pipelines_page.wrong_rules("conv_2x2", 0, rule.replace("+ 3", "+ 4")) == [rule.replace("+ 3", "+ 4")]
 
 
@@ -50,7 +50,7 @@ def lonely_conv(rows: int, cols: int, batch: int, pixels: int) -> tuple[Workload
     block = 16 * -(-cols // 32) + 16 * cols
     code = (
         instruction("load", memory=1, run=block),
-        instruction("load", dram_addr=1024, run=16 * pixels, push=1 << Engine.MATRIX),
+        instruction("load", dram_addr=2048, run=16 * pixels, push=1 << Engine.MATRIX),
         instruction("geom", in_w=pixels, pixel_pitch=1, pop=1 << Engine.LOAD),
         instruction("groups"),
         instruction("conv", tile_w=pixels),
@@ -58,7 +58,7 @@ def lonely_conv(rows: int, cols: int, batch: int, pixels: int) -> tuple[Workload
     )
     rng = np.random.default_rng(rows)
     constants = np.concatenate([np.zeros(1024 - 16 * cols, np.uint8), rng.integers(0, 256, 16 * cols, np.uint8)])
-    return Workload(machine, code, constants, 4096, 1024, (1024, 1024)), rng.integers(0, 256, 16 * pixels, np.uint8)
+    return Workload(machine, code, constants, 4096, 2048, (2048, 2048)), rng.integers(0, 256, 16 * pixels, np.uint8)
 
 
 def closed_form(rows: int, cols: int, load: int, pass_cycles: list[int]) -> int:

@@ -4,18 +4,17 @@ Timing: constants of the table, rules, masks and machine, and lines of the event
 simulator might misread, as a program that differs from the one the naive machine runs.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Vec
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import timing as rules
-from npu_sim.fast.time import loop as events
+from npu_sim import counters
 from npu_sim.fast.time import model as fast
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program
@@ -23,6 +22,7 @@ from npu_sim.random_programs.programs import random_program
 from tests import naive_machine
 from tests.bench_programs import positions_bench, small_machine
 from tests.naive_timing import Twin
+from tests.planted import copy_of
 from tests.timing_models import Case, difference, random_case
 from tests.value_models import assert_same_values, naive, random_images, simulated
 
@@ -38,12 +38,12 @@ def twin_of(seed: int) -> tuple[Case, tuple[int, ...], Twin]:
     return case, boundaries, Twin(case.ops, case.machine, boundaries).run()
 
 
-def timing_shows(change: Callable[[Case], Case] = lambda case: case) -> bool:
-    """Whether the simulator as it is now, on a case as changed, differs from the twin on some seed."""
+def timing_shows(change: Callable[[Case], Case] = lambda case: case, simulator=fast) -> bool:
+    """Whether a simulator as it is now, on a case as changed, differs from the twin on some seed."""
     for seed in SEEDS:
         case, boundaries, twin = twin_of(seed)
         other = change(case)
-        if difference(twin, fast.simulate(other.ops, other.machine, boundaries), case.ops) is not None:
+        if difference(twin, simulator.simulate(other.ops, other.machine, boundaries), case.ops) is not None:
             return True
     return False
 
@@ -78,6 +78,7 @@ RULES = {
     "vec_issue_cycles": lambda found: found + 1,
     "burst_cycles": lambda found: found + 1,
     "transfer": lambda found: replace(found, bursts=found.bursts + 1),
+    "fetch_bursts": lambda found: (*found[:-1], found[0] + 1),
 }
 
 
@@ -139,6 +140,7 @@ CHANGES = {
     "a dropped token": without_a_token,
     "no register for positions": without_dynamic_extraction,
     "a deeper queue": with_machine(queue_depth=1),
+    "a larger fetch buffer": with_machine(instruction_words=32),
     "deeper token FIFOs": with_machine(token_depth=1),
     "a longer DRAM latency": with_machine(dram_latency_cycles=1),
     "fences ignored": lambda case: replace(
@@ -152,35 +154,45 @@ def test_a_changed_program_or_machine(change):
     assert timing_shows(CHANGES[change])
 
 
-SOURCE = Path(events.__file__).read_text(encoding="utf-8")
 LINES = {
-    "vector before matrix": ("MATRIX if turn == 0 else (VECTOR", "VECTOR if turn == 0 else (MATRIX"),
-    "store before vector": ("(VECTOR if turn == 1 else (STORE", "(STORE if turn == 1 else (VECTOR"),
-    "the bus prefers loads": ("e = LOAD if served == STORE else STORE", "e = LOAD if bursts_left[LOAD] > 0 else STORE"),
-    "streams overlap": ("ready_at = max(weights_at + weight_load, stream_end)", "ready_at = weights_at + weight_load"),
-    "shadow overwritten": ("weights_at = max(now, s_last + shadow_free)", "weights_at = now"),
-    "accepted at the stream's end": ("free_at[e] = s_last + 1", "free_at[e] = stream_end"),
-    "conv ports until the end": ("held_to = stream_end", "held_to = times[op, WORK_END]"),
-    "a place is free at once": (", ACCEPT] + 1)", ", ACCEPT])"),
-    "own ports block": (" and ops[holder[side, r], ENGINE] != e:", ":"),
-    "FIFOs never full": ("and room[e, f] == 0:", "and False:"),
-    "accepts while it waits for room": ("if times[before, WORK_END] <= now:", "if False:"),
-    "the token that came first": ("missing[e] = absent\n", "missing[e] = missing[e] or absent\n"),
-    "waits for DRAM not counted": ("times[op, DRAM_WAIT] += now - asked_at[e]", "times[op, DRAM_WAIT] += 0"),
+    "vector before matrix": ("loop", "MATRIX if turn == 0 else (VECTOR", "VECTOR if turn == 0 else (MATRIX"),
+    "store before vector": ("loop", "(VECTOR if turn == 1 else (STORE", "(STORE if turn == 1 else (VECTOR"),
+    "the bus prefers loads": ("bus", '(bus["served"] + turn) % CLIENTS', "turn - 1"),
+    "fetch before store": ("bus", '(bus["served"] + turn) % CLIENTS', '(bus["served"] + 2 * turn) % CLIENTS'),
+    "streams overlap": ("loop", 'max(weights_at + sizes["weight_load"], stream["end_at"])', "m.times[op, READY]"),
+    "shadow overwritten": ("loop", 'max(now, stream["last_at"] + sizes["shadow_free"])', "now"),
+    "accepted at the stream's end": ("loop", '= stream["last_at"] + 1', '= stream["end_at"]'),
+    "conv ports until the end": ("loop", 'ports.hold(op, stream["end_at"]', "ports.hold(op, m.times[op, WORK_END]"),
+    "a place is free at once": ("queues", ", ACCEPT] + 1)", ", ACCEPT])"),
+    "own ports block": ("ports", ' and m.ops[s["holder"][side, r], ENGINE] != e:', ":"),
+    "FIFOs never full": ("queues", 'and s["room"][e, f] == 0:', "and False:"),
+    "accepts while it waits for room": ("queues", "if m.times[before, WORK_END] <= now:", "if False:"),
+    "the token that came first": (
+        "queues",
+        '["missing"] = absent',
+        '["missing"] |= absent * (s["queue"][e]["missing"] == 0)',
+    ),
+    "waits for DRAM not counted": ("bus", '+= now - c["asked_at"]', "+= 0"),
+    "the buffer has room at once": ("bus", "m.times[leaves - 1, DISPATCH] + 1", "m.times[leaves - 1, DISPATCH]"),
+    "code without latency": ("bus", '] = bus["free_at"] + s["sizes"]["dram_latency"]', '] = bus["free_at"]'),
+    "words are not waited for": ("queues", 'max(front["last_at"] + 1, m.there[block])', 'front["last_at"] + 1'),
 }
 
 
-def with_line(old: str, new: str) -> Callable[..., int]:
-    """Return the event loop, interpreted, with a part of its source replaced: the one place where text is run."""
-    assert SOURCE.count(old) == 1, f"{old!r} stands {SOURCE.count(old)} times in the event loop"
-    space: dict[str, object] = {"__name__": "planted"}
-    exec(SOURCE.replace("@njit(cache=True)\n", "").replace(old, new), space)
-    return space["simulate"]
-
-
 @pytest.mark.parametrize("line", LINES)
-def test_a_wrong_line_of_the_event_loop(monkeypatch, line):
-    monkeypatch.setattr(fast, "events", SimpleNamespace(**(vars(events) | {"simulate": with_line(*LINES[line])})))
+def test_a_wrong_line_of_the_event_loop(tmp_path, line):
+    name = f"time_{list(LINES).index(line)}"
+    with copy_of("npu_sim.fast.time", tmp_path, name, LINES[line]):
+        assert timing_shows(simulator=importlib.import_module(f"{name}.model"))
+
+
+def test_the_copy_of_the_event_loop_without_a_fault_shows_nothing(tmp_path):
+    with copy_of("npu_sim.fast.time", tmp_path, "time_as_it_is", None):
+        assert not timing_shows(simulator=importlib.import_module("time_as_it_is.model"))
+
+
+def test_waits_for_words_that_are_not_told_from_full_queues(monkeypatch):
+    monkeypatch.setattr(counters.FetchWaits, "between", lambda waits, first, end: 0)
     assert timing_shows()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from npu_isa.asm.assemble import assemble
 from npu_isa.errors import ProgramError
+from npu_isa.file.binary import data_address
 from npu_isa.isa.codec import decode, encode
 from npu_isa.isa.ops import Instruction
 from npu_isa.isa.tables import ENGINES
@@ -140,13 +141,14 @@ def test_long_streams_through_a_wide_array(boundary):
     shifts = rng.integers(0, 5, groups)
     code = (
         instruction("load", memory=1, run=constants.size),
-        instruction("load", push=2, dram_addr=constants.size, run=image.size),
+        instruction("load", push=2, dram_addr=data_address(constants.size, 6), run=image.size),
         instruction("geom", kernel_w=taps, in_w=len(image), pixel_pitch=groups, unsigned=1),
         instruction("groups", group=(*range(groups), *[0] * 8), shift=(*shifts.tolist(), *[0] * 8)),
         instruction("conv", pop=1, tile_w=pixels, group_count=groups),
         HALT,
     )
-    found = run(code, machine, constants, (boundary,), constants.size + image.size, image, constants.size)
+    at = data_address(constants.size, len(code))
+    found = run(code, machine, constants, (boundary,), at + image.size, image, at)
     acts = image.astype(np.int64)
     if boundary:
         acts = lower(acts, shifts[:, None], unsigned=True)
@@ -229,8 +231,10 @@ def test_no_halt():
 
 
 def test_too_long():
-    text = wrong((instruction("vgeom"), instruction("vec", tile_w=16, out_base=2048), HALT), most_cycles=15)
-    assert "instruction 1 (vec): the program does not end at cycle 15" in text
+    text = wrong((instruction("vgeom"), instruction("vec", tile_w=16, out_base=2048), HALT), most_cycles=83)
+    assert "instruction 1 (vec): the program does not end at cycle 83" in text
+    text = wrong((HALT,), most_cycles=15)
+    assert "instruction 0 (halt): the program does not end at cycle 15: the front end waits for its words" in text
 
 
 def test_code_words_and_instructions_are_the_same_program():

@@ -31,7 +31,7 @@ def shown(model: Model, by: int | str) -> Difference | str | None:
         if found is None:
             timed = workload(scrambled(p, np.random.default_rng(by)), computes=False)
             found = verify(timed, vectors[:1], {"fast": MODELS["fast"], "machine": model}, image).difference
-    except (ProgramError, IndexError) as error:
+    except (ProgramError, IndexError, ValueError) as error:
         return str(error)
     return found
 
@@ -124,7 +124,23 @@ FAULTS = {
     ),
     "leaky looks at the sum without bias": Fault("vector", "lanes[BIASED, c] < 0", "lanes[SUM1, c] < 0", 90),
     "high bytes to the low word": Fault("vector", "+ high) * GROUP", ") * GROUP", 90),
-    "the load always goes first": Fault("dma", 'u = (bus["last"] + turn) % 2', "u = turn - 1", 102),
+    "the load always goes first": Fault("dma", 'u = (bus["last"] + turn) % CLIENTS', "u = turn - 1", 102),
+    "the fetch goes before the store": Fault(
+        "dma", 'u = (bus["last"] + turn) % CLIENTS', 'u = (bus["last"] + 2 * turn) % CLIENTS', "long code"
+    ),
+    "the fetch buffer is a word larger": Fault(
+        "fetch", '<= sizes["buffer_words"]', '<= sizes["buffer_words"] + 1', "long code"
+    ),
+    "words are there with a block's first beat": Fault("fetch", 'if beat["last"]:', "if True:", "long code"),
+    "the last block of the program is a whole one": Fault(
+        "fetch", 'min(sizes["fetch_words"], len(f.program) - fetch["asked"])', 'sizes["fetch_words"]', 102
+    ),
+    "the program is fetched from address 0": Fault("power", '["fetch"]["base"] = at', '["fetch"]["base"] = 0', 102),
+    "the decoder knows no signs": Fault("fetch", "if signed and value", "if False and value", 102),
+    "waits for words are not told from full queues": Fault(
+        "front", 'r["causes"][e, FETCH] += r["starved"]', 'r["causes"][e, QUEUE] += r["starved"]', 102
+    ),
+    "the halt needs no word": Fault("clock", "if word and front.at_halt", "if front.at_halt", 102),
     "blocks are one burst longer": Fault(
         "dma",
         '// r["sizes"]["burst_bytes"]\n            return',

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from npu_isa.file.binary import data_address
 from npu_isa.isa.ops import Memory
 from npu_sim.random_programs.builder import aside
 
@@ -291,30 +292,31 @@ def test_fold(seed):
     size = {"in_h": in_h, "in_w": in_w, "channels": channels, "kernel_h": kh, "kernel_w": kw}
     place = {"stride_y": stride, "stride_x": one_of(rng, 1, 2, 255), "pad_top": pad_top}
     place |= {"pad_left": one_of(rng, -4096, -1, 0, 2, 4095), "out_y": out_y, "rows": rows, "cols": cols}
-    image = len(b.constants) + int(rng.integers(384))
+    image = data_address(len(b.constants), 4) + int(rng.integers(384))
     b.put("fold", dram_addr=image, **size, **place, addr=OUT, row_pitch=cols * pitch, pixel_pitch=pitch)
     p = b.program()
     assert_same_values(p, (), images_for(rng, p))
 
 
 def test_load_reads_constants_and_image_alike():
-    """A run that starts in the constants and ends in the image; runs that overlap; columns before rows."""
+    """Rows that end the constants and begin the image; runs that overlap; columns before rows."""
     b = Bench(small_machine(16, ACT_WORDS))
     b.constants += bytes(range(1, 101))
-    b.load(Memory.ACT, 90, 32, 600)
+    image = data_address(100, 7)
+    b.load(Memory.ACT, 84, 16, 600, rows=2, dram_row_pitch=image - 84, row_pitch=1)
     b.load(Memory.ACT, 0, 32, 700, rows=3, cols=4, dram_row_pitch=7, dram_col_pitch=1, row_pitch=2, col_pitch=6)
-    b.load(Memory.ACT, 100, 16, 800, rows=2, cols=3, dram_row_pitch=8000, dram_col_pitch=0, row_pitch=3, col_pitch=1)
-    b.load(Memory.ACT, 99, 16, 900, rows=4, cols=1, dram_row_pitch=0, dram_col_pitch=65535, row_pitch=30)
+    b.load(Memory.ACT, image, 16, 800, rows=2, cols=3, dram_row_pitch=8000, dram_col_pitch=0, row_pitch=3, col_pitch=1)
+    b.load(Memory.ACT, 84, 16, 900, rows=4, cols=1, dram_row_pitch=0, dram_col_pitch=65535, row_pitch=30)
     p = b.program()
     images = images_for(np.random.default_rng(0), p)
     words = assert_same_values(p, (), images).dram[0, -ACT_WORDS * WORD :].reshape(-1, WORD)
-    assert words[600:602].ravel().tolist() == [*range(91, 101), *images[0, :22]]
+    assert words[600:602].ravel().tolist() == [*range(85, 101), *images[0, :16]]
 
 
 def test_store_with_pitches():
     """Runs that touch each other, gaps, columns before rows, and the longest pitches that DRAM has room for."""
     b = Bench(small_machine(16, ACT_WORDS), dram_spare_bytes=200_000)
-    first = ACT_WORDS * WORD
+    first = data_address(0, 6) + ACT_WORDS * WORD
     shapes = [(3, 2, 16, 48, 16, 9, 4), (2, 3, 32, 32, 65535, 0, 1), (2, 2, 48, 16_000, 4_000, 65, 200)]
     at = first
     for rows, cols, run, row_pitch, col_pitch, act_row, act_col in shapes:

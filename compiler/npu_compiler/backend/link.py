@@ -1,10 +1,11 @@
 """From a quantized graph to a binary for one machine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from npu_isa.errors import CompileError, UnsupportedError
-from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.binary import Binary, InputInfo, LayerInfo, OutputInfo, code_address, data_address
 from npu_isa.isa.codec import encode
 from npu_isa.machine.config import MachineConfig
 
@@ -53,8 +54,10 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     observe("schedule", plan.dump)
     constants, places = pack(plan)
     layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
-    code = Emitter(plan, places, constants.size, {n.name: i for i, n in enumerate(layers)}).run()
-    _check_sizes(code, plan, constants.size)
+    code = Emitter(plan, places, code_address(constants.size), {n.name: i for i, n in enumerate(layers)}).run()
+    base = data_address(constants.size, len(code.instructions))
+    _check_dram(plan, base)
+    code = _relocated(code, code_address(constants.size), base)
     code = with_tokens(code, add_tokens(code.instructions, machine))
     legal = legal_boundaries(plan, machine)
     steps, macs = dial_steps(graph, legal)
@@ -63,9 +66,9 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         machine=machine,
         code=encode(code.instructions),
         constants=constants,
-        dram_bytes=constants.size + plan.dram_bytes,
-        input=_input_info(plan, constants.size),
-        output=_output_info(plan, constants.size),
+        dram_bytes=base + plan.dram_bytes,
+        input=_input_info(plan, base),
+        output=_output_info(plan, base),
         layers=_layers(graph, legal),
         dial=steps,
         dial_macs=macs,
@@ -77,18 +80,22 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     )
 
 
-def _check_sizes(code: Code, plan: Plan, constants_bytes: int) -> None:
+def _relocated(code: Code, written_for: int, base: int) -> Code:
+    """Move what lies behind the constants to `base`: how long the program is was not known when it was written."""
+    moved = [
+        replace(i, operands=i.operands | {"dram_addr": i.operands["dram_addr"] + base - written_for})  # type: ignore[operator]
+        if i.operands.get("dram_addr", -1) >= written_for  # type: ignore[operator]
+        else i
+        for i in code.instructions
+    ]
+    return replace(code, instructions=moved)
+
+
+def _check_dram(plan: Plan, base: int) -> None:
     machine = plan.machine
-    if len(code.instructions) > machine.instruction_words:
+    if base + plan.dram_bytes > machine.dram_bytes:
         raise CompileError(
-            f"the program has {len(code.instructions)} instructions, the instruction memory holds "
-            f"{machine.instruction_words}",
-            f"machine {machine.name}",
-            "raise instruction_words, or the memories so that tiles grow",
-        )
-    if constants_bytes + plan.dram_bytes > machine.dram_bytes:
-        raise CompileError(
-            f"{constants_bytes + plan.dram_bytes} bytes of DRAM are needed, the machine has {machine.dram_bytes}",
+            f"{base + plan.dram_bytes} bytes of DRAM are needed, the machine has {machine.dram_bytes}",
             f"machine {machine.name}",
             "raise dram_bytes",
         )

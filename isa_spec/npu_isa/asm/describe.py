@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, code_address, data_address
 from npu_isa.isa.ops import Conv, Load, Memory, Op, Vec
 from npu_isa.machine.footprint import Access, footprint
 
@@ -20,6 +20,7 @@ class Narrator:
         self._act = np.zeros(binary.machine.act_words, np.int32)  # place in _names of each word's tensor
         self._dram: list[tuple[int, int, str]] = [
             (0, binary.constants.size, "constants"),
+            (code_address(binary.constants.size), data_address(binary.constants.size, len(binary.code)), "program"),
             (binary.output.address, binary.output.address + binary.output.bytes, binary.output.name),
             (binary.input.address, binary.input.address + binary.input.bytes, binary.input.name),
         ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from npu_isa.asm.syntax import CHANNEL, NAMES, TOKENS
 from npu_isa.errors import NpuError, did_you_mean
+from npu_isa.file.binary import data_address
 from npu_isa.file.manifest import KINDS, PER_INSTRUCTION
 from npu_isa.isa.codec import encode, operand_problem, token_problem
 from npu_isa.isa.ops import Instruction
@@ -197,7 +198,8 @@ class Draft:
     def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return arrays and manifest, with defaults for what was not said."""
         constants = np.frombuffer(bytes(self._data.get("constants", b"")), np.uint8)
-        info = _with_input_defaults(self._parts["input"], constants.size)
+        base = data_address(constants.size, len(self._code))
+        info = _with_input_defaults(self._parts["input"], base)
         out = _with_output_defaults(self._parts["output"], _end(info))
         machine, machine_hash = self._machine()
         macs = self._steps[-1][STEP_KEYS.index("low_macs")] if self._steps else 0
@@ -206,7 +208,7 @@ class Draft:
             "machine": machine,
             "machine_hash": machine_hash,
             "model": self._model,
-            "dram_bytes": max(constants.size, _end(info), _end(out)) if self._dram is None else self._dram,
+            "dram_bytes": max(base, _end(info), _end(out)) if self._dram is None else self._dram,
             "dial_macs": macs if self._dial_macs is None else self._dial_macs,
             "input": info,
             "output": out,

@@ -47,7 +47,7 @@ DIRECTIVES = {
     "input": Directive(
         "",
         _keys(InputInfo, "table"),
-        "the image. height, width and channels are needed; it lies behind the constants, signed, unscaled, pixels as "
+        "the image. height, width and channels are needed; it lies behind the program, signed, unscaled, pixels as "
         "they are, if nothing else is said; may be given in parts",
     ),
     "output": Directive(

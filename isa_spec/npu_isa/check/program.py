@@ -2,11 +2,12 @@
 
 Rules, in the order in which they are checked; the first broken one is reported.
 
-1. check_shape: one halt, last; the program fits the instruction memory; the DRAM segments follow each other.
+1. check_shape: one halt, last; the DRAM segments follow each other.
 2. check_operands: operands agree with each other and with the machine (`check_extraction`, `_check_conv`, ...);
    check_boundaries: legal boundaries fit the places that a register's convs cover.
 3. check_bounds (check_bounds): every access lies within its memory; `_check_target`: no operation writes a word twice;
-   `_check_in_place`: no vec reads what an earlier pixel of its own wrote.
+   `_check_in_place`: no vec reads what an earlier pixel of its own wrote. check_code: no store writes the program (no
+   load can read it: rule 6, nothing has written it).
 4. check_tokens (check_order): no deadlock at these queue and FIFO depths; every token is taken.
 5. check_races (check_order): conflicts of different engines are ordered; check_fences, check_accumulators
    (check_order): those of one engine that its pipeline leaves open.
@@ -24,7 +25,7 @@ from npu_isa.check.bounds import check_bounds
 from npu_isa.check.memory import Walk
 from npu_isa.check.order import check_accumulators, check_fences, check_races, check_tokens, fault
 from npu_isa.errors import ProgramError
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, code_address, data_address
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Conv, Fold, Halt, Load, Memory, Op, Source, Store, Vec, resolve
 from npu_isa.isa.tables import RAW
@@ -68,6 +69,7 @@ def check_program(
     check_operands(ops, machine, constants_bytes, registers, legal)
     check_boundaries(ops, registers, legal)
     touched = check_bounds(ops, machine, dram_bytes, constants_bytes, input_range)
+    check_code(ops, constants_bytes)
     known = check_tokens(ops, machine)
     check_races(ops, machine, known)
     check_fences(ops, touched)
@@ -140,24 +142,19 @@ def check_shape(
     input_range: tuple[int, int],
     output_range: tuple[int, int],
 ) -> None:
-    """Check the program's end and size and the DRAM segments: constants, then input and output, apart."""
+    """Check the program's end and the DRAM segments: constants, program, then input and output, apart."""
     if not ops or not isinstance(ops[-1], Halt):
         raise ProgramError("the program does not end in halt", f"instruction {max(len(ops) - 1, 0)}", "add a halt")
     for op in ops[:-1]:
         if isinstance(op, Halt):
             raise fault(op, "halt before the end of the program", "keep only the last one")
-    if len(ops) > machine.instruction_words:
-        raise ProgramError(
-            f"{len(ops)} instructions, the instruction memory holds {machine.instruction_words}",
-            f"machine {machine.name}",
-            "raise instruction_words",
-        )
     if dram_bytes > machine.dram_bytes:
         raise ProgramError(f"{dram_bytes} bytes of DRAM used, the machine has {machine.dram_bytes}", machine.name)
+    base = data_address(constants_bytes, len(ops))
     for name, (first, end) in (("input", input_range), ("output", output_range)):
-        if not constants_bytes <= first < end <= dram_bytes:
+        if not base <= first < end <= dram_bytes:
             raise ProgramError(
-                f"DRAM bytes {first}..{end - 1} must lie between the constants ({constants_bytes} bytes) and the end "
+                f"DRAM bytes {first}..{end - 1} must lie between the program, which ends at {base}, and the end "
                 f"({dram_bytes} bytes)",
                 name,
             )
@@ -305,6 +302,14 @@ def _check_fold(op: Fold, machine: MachineConfig, constants_bytes: int) -> None:
             f"bytes 0..{constants_bytes - 1}",
             "load constants with load",
         )
+
+
+def check_code(ops: tuple[Op, ...], constants_bytes: int) -> None:
+    """Check that no store writes the program."""
+    first, end = code_address(constants_bytes), data_address(constants_bytes, len(ops))
+    for op in ops:
+        if isinstance(op, Store):
+            _need(op, op.dram_addr >= end, f"writes the program, DRAM bytes {first}..{end - 1}")
 
 
 def check_boundaries(ops: tuple[Op, ...], registers: int, legal: Legal) -> None:

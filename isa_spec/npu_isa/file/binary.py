@@ -7,7 +7,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_isa.machine.config import MachineConfig
+from npu_isa.isa.tables import RAW
+from npu_isa.machine.config import BLOCK_BYTES, MachineConfig
+
+
+def code_address(constants_bytes: int) -> int:
+    """Return the DRAM address of the program: the first block behind the constants."""
+    return _whole_blocks(constants_bytes)
+
+
+def data_address(constants_bytes: int, instructions: int) -> int:
+    """Return the DRAM address of the first block behind the program: input, output and scratch lie from there on."""
+    return code_address(constants_bytes) + _whole_blocks(instructions * RAW["word_bytes"])
+
+
+def _whole_blocks(count: int) -> int:
+    return -(-count // BLOCK_BYTES) * BLOCK_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +146,9 @@ class Binary:
     Attributes:
         model: name of the network.
         machine: the machine that it was compiled for.
-        code: uint8, shape (instructions, 32): the program.
+        code: uint8, shape (instructions, 32): the program, in DRAM behind the constants (`code_address`).
         constants: uint8, DRAM from address 0: weights, parameters, bias tables.
-        dram_bytes: DRAM used in all: constants, input, output, scratch.
+        dram_bytes: DRAM used in all: constants, program, input, output, scratch.
         input: where the image lies and how it is made.
         output: where the result lies and what it means.
         layers: nodes of the network, as instructions name them.

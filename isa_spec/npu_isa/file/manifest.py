@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ContainerError, MachineError
-from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo, data_address
 from npu_isa.isa.tables import ISA_HASH, RAW
 from npu_isa.machine.config import machine_from_dict
 
@@ -87,16 +87,17 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
         raise FieldError(f"its machine description has {error.message}", "machine") from None
     _need(top.text("machine_hash") == machine.hash(), "machine_hash does not belong to the machine", "machine_hash")
     code, constants = arrays["code"], arrays["constants"]
-    count, held = len(code), machine.instruction_words
-    _need(0 < count <= held, f"{count} instructions, the machine holds {held}", "code")
-    dram = top.whole("dram_bytes", constants.size, machine.dram_bytes)
+    count = len(code)
+    _need(count > 0, "no instructions: a program has a halt at least", "code")
+    base = data_address(constants.size, count)
+    dram = top.whole("dram_bytes", base, machine.dram_bytes)
     layers = _layers(top)
     for name in PER_INSTRUCTION:
         _need(arrays[name].shape == (count,), f"{name} has shape {arrays[name].shape}, must be ({count},)", name)
         _need(int(arrays[name].min()) >= -1, f"{name} has a number below -1", name)
     _need(int(arrays["layer_of"].max()) < len(layers), "layer_of names a layer that is not there", "layer_of")
     info, out = _input(top.part("input"), arrays["table"]), _output(top.part("output"))
-    _check_dram(info, out, constants.size, dram)
+    _check_dram(info, out, base, dram)
     macs = top.whole("dial_macs", 0, MAX_MACS)
     return Binary(
         model=top.text("model"),
@@ -210,10 +211,10 @@ def _check_types(arrays: Arrays) -> None:
         _need(fits, f"{name} has shape {found.shape}, must be ({', '.join(map(str, axes))})", name)
 
 
-def _check_dram(info: InputInfo, out: OutputInfo, constants_bytes: int, dram_bytes: int) -> None:
+def _check_dram(info: InputInfo, out: OutputInfo, base: int, dram_bytes: int) -> None:
     for what, part in (("input", info), ("output", out)):
         field = f"{what}.address"
-        _need(part.address >= constants_bytes, f"the {what} lies in the constants", field)
+        _need(part.address >= base, f"the {what} lies before {base:#x}, in the constants or the program", field)
         _need(part.address + part.bytes <= dram_bytes, f"the {what} ends beyond dram_bytes = {dram_bytes}", field)
     apart = info.address + info.bytes <= out.address or out.address + out.bytes <= info.address
     _need(apart, "input and output overlap", "output.address")

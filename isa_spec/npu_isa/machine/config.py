@@ -4,13 +4,16 @@ import hashlib
 import json
 import math
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 
 from npu_isa.errors import MachineError, did_you_mean
+from npu_isa.isa.tables import RAW, TIMING
 
 WORD_BYTES = 16  # one group of 16 channels of one pixel
+BLOCK_BYTES: int = TIMING["dma_block_bytes"]
+FETCH_WORDS: int = BLOCK_BYTES // RAW["word_bytes"]  # instructions of a block that the front end fetches
 SEGMENT_ROWS = 8
 ACT_REGIONS = 4
 SHIPPED = ("npu16", "npu32", "npu128")
@@ -18,7 +21,7 @@ SHIPPED = ("npu16", "npu32", "npu128")
 _LIMITS = {
     "vector_taps": (1, 255),
     "dram_latency_cycles": (1, 1 << 20),
-    "instruction_words": (1, 1 << 24),
+    "instruction_words": (2 * FETCH_WORDS, 1 << 24),
     "queue_depth": (2, 1 << 16),
     "token_depth": (2, 1 << 16),
 }
@@ -27,6 +30,9 @@ _LIMITS = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineConfig:
     """Sizes and speeds of one design point; every name ends in its unit.
+
+    A field with a default may be missing in a file or a stored binary, and the hash leaves it out where it has that
+    value: a key that comes later with a default changes nothing for what is there.
 
     Attributes:
         name: what reports call the machine.
@@ -45,7 +51,7 @@ class MachineConfig:
         dram_bytes_per_cycle: bytes that the bus moves per cycle.
         dram_latency_cycles: cycles from the last byte on the bus to the end of a transfer.
         dram_burst_bytes: bytes of a burst, the least that is moved.
-        instruction_words: instructions that the instruction memory holds, 32 bytes each.
+        instruction_words: instructions that the front end's fetch buffer holds, 32 bytes each; whole blocks.
         queue_depth: instructions waiting per engine.
         token_depth: tokens per ordered pair of engines.
         clock_hz: clock; turns cycles into time, changes neither values nor cycles.
@@ -55,7 +61,7 @@ class MachineConfig:
     array_rows: int
     array_cols: int
     weight_rows_per_cycle: int
-    dynamic_extraction: bool
+    dynamic_extraction: bool = False
     act_region_bytes: int
     act_banks: int
     weight_memory_bytes: int
@@ -134,10 +140,15 @@ class MachineConfig:
             f"{self.dram_bytes_per_cycle}",
         )
         need(
-            1024 % self.dram_burst_bytes == 0,
-            f"dram_burst_bytes = {self.dram_burst_bytes}: must divide the arbitration block of 1024 bytes",
+            BLOCK_BYTES % self.dram_burst_bytes == 0,
+            f"dram_burst_bytes = {self.dram_burst_bytes}: must divide the arbitration block of {BLOCK_BYTES} bytes",
         )
         need(self.dram_bytes <= 1 << 32, f"dram_bytes = {self.dram_bytes}: at most 2^32 (field dram_addr)")
+        need(
+            self.instruction_words % FETCH_WORDS == 0,
+            f"instruction_words = {self.instruction_words}: the fetch buffer holds whole blocks of {FETCH_WORDS} "
+            "instructions",
+        )
         for key, (least, most) in _LIMITS.items():
             value = getattr(self, key)
             need(least <= value <= most, f"{key} = {value}: must be in {least}..{most}")
@@ -181,8 +192,12 @@ class MachineConfig:
         return asdict(self)
 
     def hash(self) -> str:
-        """Return the SHA-256 of everything that can change values or cycles (not the name, not the clock)."""
-        body = {k: v for k, v in self.to_dict().items() if k not in ("name", "clock_hz")}
+        """Return the SHA-256 of everything that can change values or cycles (not the name, not the clock).
+
+        Fields that have their default are left out.
+        """
+        defaults = {f.name: f.default for f in fields(self)}
+        body = {k: v for k, v in self.to_dict().items() if k not in ("name", "clock_hz") and v != defaults[k]}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -192,7 +207,7 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
     Raises:
         MachineError: naming every problem found in `data`.
     """
-    known = [f.name for f in fields(MachineConfig)]
+    known = {f.name: f for f in fields(MachineConfig)}
     kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     found = []
     for key in data:
@@ -203,7 +218,8 @@ def machine_from_dict(data: dict[str, object], where: str) -> MachineConfig:
     for key in known:
         want = {"name": str, "clock_hz": float, "dynamic_extraction": bool}.get(key, int)
         if key not in data:
-            found.append(f"missing key {key!r}")
+            if known[key].default is MISSING:
+                found.append(f"missing key {key!r}")
             continue
         value = data[key]
         if want is float and isinstance(value, int) and not isinstance(value, bool):

@@ -11,7 +11,7 @@ import numpy as np
 
 from npu_isa.isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
 from npu_isa.isa.tables import TIMING
-from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES, MachineConfig
+from npu_isa.machine.config import BLOCK_BYTES, FETCH_WORDS, SEGMENT_ROWS, WORD_BYTES, MachineConfig
 
 
 def segments(machine: MachineConfig) -> int:
@@ -191,9 +191,16 @@ def _fold_tails(op: Fold, blocks: int, machine: MachineConfig) -> tuple[int, ...
 
 def block_bursts(machine: MachineConfig) -> int:
     """Return the bursts of one full block of the DRAM arbitration."""
-    return TIMING["dma_block_bytes"] // machine.dram_burst_bytes
+    return BLOCK_BYTES // machine.dram_burst_bytes
 
 
 def burst_cycles(machine: MachineConfig) -> int:
     """Return the bus cycles of one burst."""
     return machine.dram_burst_bytes // machine.dram_bytes_per_cycle
+
+
+def fetch_bursts(instructions: int, machine: MachineConfig) -> tuple[int, ...]:
+    """Return the bursts of each block of a program that the front end fetches; the last may be shorter."""
+    whole, rest = divmod(instructions, FETCH_WORDS)
+    last = -(-rest * BLOCK_BYTES // (FETCH_WORDS * machine.dram_burst_bytes))
+    return (block_bursts(machine),) * whole + ((last,) if rest else ())

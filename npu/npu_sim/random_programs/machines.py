@@ -27,18 +27,22 @@ RTL_SIZES: tuple[dict[str, int], ...] = tuple(
 )
 
 
+BUFFERS = (64, 96, 160, 1024)  # instructions that a fetch buffer holds
+
+
 def random_machine(rng: np.random.Generator) -> MachineConfig:
     """Return a small consistent machine."""
     rows = int(rng.choice([2, 4, 8, 8, 16, 32]))
     cols = int(rng.choice([2, 4, 8, 16, 16, 32, 48]))
     banks = int(rng.choice([b for b in (1, 2, 3, 4, 8) if b >= max(1, rows // 8, -(-cols // 16))]))
     bus = int(rng.choice([b for b in (4, 8, 16, 32) if b <= banks * WORD]))
+    one_number = aside(rng)  # decides two things: another one would change what else a seed makes
     return MachineConfig(
         name="random",
         array_rows=rows,
         array_cols=cols,
         weight_rows_per_cycle=int(rng.choice([d for d in (1, 2, 4) if rows % d == 0])),
-        dynamic_extraction=aside(rng) < 0.5,
+        dynamic_extraction=one_number < 0.5,
         act_region_bytes=WORD * banks * (int(rng.integers(90, 200)) // banks),
         act_banks=banks,
         weight_memory_bytes=WORD * int(rng.integers(12, 26)) * max(cols, 8) * 2,
@@ -49,7 +53,7 @@ def random_machine(rng: np.random.Generator) -> MachineConfig:
         dram_bytes_per_cycle=bus,
         dram_latency_cycles=int(rng.integers(1, 60)),
         dram_burst_bytes=bus * int(rng.choice([1, 2, 4])),
-        instruction_words=4096,
+        instruction_words=BUFFERS[int(one_number * 64) % len(BUFFERS)],
         queue_depth=int(rng.integers(2, 6)),
         token_depth=int(rng.integers(2, 6)),
         clock_hz=1e9,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from npu_isa.check.program import check_program
+from npu_isa.file.binary import data_address
 from npu_isa.isa.ops import Instruction, Op, Vec, resolve
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
@@ -71,24 +72,42 @@ class RandomProgram:
         return np.choose(kind, (noise, noise >> shift.view(np.uint8), signed.view(np.uint8), powers.view(np.uint8)))
 
 
-def random_program(rng: np.random.Generator, machine: MachineConfig, layers: int = 3) -> RandomProgram:
-    """Return a valid program of about `layers` layers and a few dozen instructions."""
+def random_program(rng: np.random.Generator, machine: MachineConfig, layers: int = 3, words: int = 0) -> RandomProgram:
+    """Return a valid program of about `layers` layers and a few dozen instructions, or of `words` if that is more."""
     builder = Builder(rng, machine)
     builder.start()
     for _ in range(layers):
         builder.layer()
     output_bytes = builder.finish()
+    code = longer(with_tokens(builder.code, machine, rng), words, rng)
+    assert data_address(CONSTANTS_BYTES, len(code)) <= INPUT, f"{len(code)} instructions have no room in DRAM"
     constants = np.zeros(CONSTANTS_BYTES, np.uint8)
     constants[: len(builder.constants)] = np.frombuffer(bytes(builder.constants), np.uint8)
     return RandomProgram(
         machine=machine,
-        instructions=with_tokens(builder.code, machine, rng),
+        instructions=code,
         constants=constants,
         dram_bytes=OUTPUT + output_bytes,
         input_range=(INPUT, INPUT + INPUT_BYTES),
         output_range=(OUTPUT, OUTPUT + output_bytes),
         registers=len(builder.legal),
         legal=builder.legal,
+    )
+
+
+def longer(code: tuple[Instruction, ...], words: int, rng: np.random.Generator) -> tuple[Instruction, ...]:
+    """Return the program with setups put in before equal ones until it has so many words: it does the same.
+
+    They are dispatched faster than the bus brings them, so that the front end waits for words.
+    """
+    setups = np.array([i for i, ins in enumerate(code) if ins.name in ("geom", "groups", "vgeom")])
+    more = np.zeros(len(code), int)
+    while len(setups) and len(code) + more.sum() < words:
+        more[rng.choice(setups)] += int(rng.integers(1, words - len(code) - more.sum() + 1))
+    return tuple(
+        one
+        for ins, copies in zip(code, more.tolist(), strict=True)
+        for one in (*(replace(ins, pop=0, push=0),) * copies, ins)
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from npu_sim.register.kernel import inlined, kernel
+from npu_sim.kernel import inlined, kernel
 from npu_sim.register.state import EIGHT, GROUP, PIXEL_RING, REWIND, Array, Matrix, Pe
 
 S_WGT, S_SHADOW = range(2)  # of Pe.shift

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from npu_sim.register import array, dma, front, matrix, vector
+from npu_sim.kernel import cached, inlined
+from npu_sim.register import array, dma, fetch, front, matrix, vector
 from npu_sim.register.front import CONV, LOAD, LOADED, LOADING, MATRIX, PORTS, SHADOW, STORE, TOKENS, VECTOR, WORK
-from npu_sim.register.kernel import cached, inlined
 from npu_sim.register.state import CAUSES, Front, Machine, Matrix, Memories, Pe
 from npu_sim.sources import digest
 
@@ -80,7 +80,7 @@ def observe_accumulators(t: int, r: Any, pe: Pe) -> None:
 @inlined
 def stuck(r: Any, f: Front) -> bool:
     """Return whether nothing is under way; asked in a cycle in which no engine could do anything new."""
-    if r["stream"]["active"]:
+    if r["stream"]["active"] or r["fetch"]["there"] < r["fetch"]["asked"]:
         return False
     for e in range(4):
         engine = r["engine"][e]
@@ -109,10 +109,11 @@ def compiled(sources: str) -> Callable[..., Any]:
         if len(sources) == 0:
             return TOO_LONG, 0
         for t in range(first, end):
-            room, news = front.has_room(r, f), False
+            word = fetch.next_word(r, f)
+            room, news = word and front.has_room(r, f), False
             if r["front"]["ended"]:
                 news = front.retire(t, r, f)
-            if front.at_halt(r, f):
+            if word and front.at_halt(r, f):
                 return HALTED, t
             changed = news or r["front"]["released"] != 0
             r["front"]["released"] = 0
@@ -124,7 +125,7 @@ def compiled(sources: str) -> Callable[..., Any]:
                 news |= dma.decide(t, 1, r, f)
             if front.may_decide(LOAD, r, changed):
                 news |= dma.decide(t, 0, r, f)
-            dma.grant(r)
+            dma.grant(r, f)
             observe(r, f)
             if not news and not room and stuck(r, f):
                 return STUCK, t
@@ -139,6 +140,9 @@ def compiled(sources: str) -> Callable[..., Any]:
                 if r["engine"][dma.engine_of(u)]["state"] == WORK or t <= r["unit"][u]["until"]:
                     dma.arrive(t, u, r, f, m.dma, m.memories)
                     dma.issue(t, u, r, f, m.dma, m.memories.act)
+            if r["bus"]["owner"] == fetch.FETCHING or t <= r["fetch"]["until"]:
+                fetch.code_arrives(t, r, f, m.dma)
+                fetch.move_code(t, r, f, m.dma)
             front.end_setup(MATRIX, r, f)
             front.end_setup(VECTOR, r, f)
             if room:

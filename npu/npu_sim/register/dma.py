@@ -1,4 +1,4 @@
-"""Load and store engines, the DRAM bus and the pipe behind it: kernels, one clock cycle each.
+"""Load and store engines, the DRAM bus and the pipe behind it: kernels, one clock cycle each; `fetch` shares the bus.
 
 The bus side walks the bursts of an operation's runs, one beat of the bus per cycle while a block of it is granted. A
 beat leaves the pipe `latency` cycles later: a load's bytes go to a memory of the chip then, a store's to the DRAM.
@@ -6,6 +6,8 @@ beat leaves the pipe `latency` cycles later: a load's bytes go to a memory of th
 
 from typing import Any
 
+from npu_sim.kernel import kernel
+from npu_sim.register.fetch import FETCHING, NOBODY, asking, begin_block
 from npu_sim.register.front import (
     FOLD,
     FREE,
@@ -23,18 +25,10 @@ from npu_sim.register.front import (
     take,
     take_ports,
 )
-from npu_sim.register.kernel import kernel
-from npu_sim.register.state import GROUP, Array, Dma, Front, Memories
+from npu_sim.register.state import GROUP, Array, Dma, Front, Memories, copy
 
 ACT, WEIGHT, PARAM = range(3)
-NOBODY = -1
-
-
-@kernel
-def copy(target: Array, at: int, source: Array, first: int, count: int) -> None:
-    """Copy bytes."""
-    for b in range(count):
-        target[at + b] = source[first + b]
+CLIENTS = 3  # of the bus: transfer units 0 (load) and 1 (store), fetch
 
 
 @kernel
@@ -115,14 +109,19 @@ def image_rows(o: Any) -> tuple[int, int]:
 
 
 @kernel
-def grant(r: Any) -> None:
-    """Give a free bus to who asks; if both do, to the one that was not served last."""
+def grant(r: Any, f: Front) -> None:
+    """Give a free bus to who asks; of several, to the next one behind the one served last."""
     bus = r["bus"]
     if bus["owner"] != NOBODY:
         return
-    for turn in range(1, 3):
-        u = (bus["last"] + turn) % 2
-        if r["unit"][u]["asking"]:
+    for turn in range(1, CLIENTS + 1):
+        u = (bus["last"] + turn) % CLIENTS
+        if u == FETCHING:
+            if asking(r, f):
+                bus["owner"] = bus["last"] = u
+                begin_block(r, f)
+                return
+        elif r["unit"][u]["asking"]:
             bus["owner"] = bus["last"] = u
             bus["block_bursts"] = r["sizes"]["block_bytes"] // r["sizes"]["burst_bytes"]
             return

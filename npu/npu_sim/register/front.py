@@ -6,7 +6,7 @@ are called so that each reads what was in the registers before the clock edge; w
 
 from typing import Any
 
-from npu_sim.register.kernel import inlined, kernel
+from npu_sim.kernel import inlined, kernel
 from npu_sim.register.state import CAUSES, Front
 
 LOAD, MATRIX, VECTOR, STORE = 0, 1, 2, 3
@@ -17,8 +17,8 @@ KINDS = ("halt", "geom", "groups", "conv", "vgeom", "vec", "load", "fold", "stor
 FREE, TOKENS, SHADOW, LOADING, LOADED, PORTS, WORK, SETUP = range(8)
 
 DISPATCH, ACCEPT, START, ISSUE_END, END = range(5)  # columns of Front.times
-SETTING, PORT, TOKEN_FULL, DRAIN, QUEUE = (
-    CAUSES.index(name) for name in ("setup", "port", "token_full", "drain", "queue")
+SETTING, PORT, TOKEN_FULL, DRAIN, FETCH, QUEUE = (
+    CAUSES.index(name) for name in ("setup", "port", "token_full", "drain", "fetch", "queue")
 )
 TOKEN = CAUSES.index("token_load")  # and the other engines behind it
 
@@ -83,7 +83,8 @@ def accept(t: int, e: int, r: Any, f: Front) -> bool:
     flight["done"] = flight["reads"] = flight["writes"] = 0
     f.times[op, ACCEPT] = t
     r["causes"][e, QUEUE] += r["empty"][e]
-    r["empty"][e] = 0
+    r["causes"][e, FETCH] += r["starved"][e]
+    r["empty"][e] = r["starved"][e] = 0
     return True
 
 
@@ -180,9 +181,9 @@ def end_setup(e: int, r: Any, f: Front) -> None:
 
 @inlined
 def has_room(r: Any, f: Front) -> bool:
-    """Return whether the next instruction can go to its queue in this cycle; asked before the engines accept."""
+    """Return whether the next word, which is there, can go to its queue now; asked before the engines accept."""
     pc = r["front"]["pc"]
-    if pc >= len(f.program) or f.program[pc]["kind"] == HALT:
+    if f.program[pc]["kind"] == HALT:
         return False
     return bool(r["queue"][f.program[pc]["engine"]]["count"] < r["sizes"]["queue_depth"])
 
@@ -201,9 +202,8 @@ def dispatch(t: int, r: Any, f: Front) -> None:
 
 @inlined
 def at_halt(r: Any, f: Front) -> bool:
-    """Return whether the next instruction is the halt and every engine has ended everything."""
-    pc = r["front"]["pc"]
-    if pc >= len(f.program) or f.program[pc]["kind"] != HALT:
+    """Return whether the next word, which is there, is the halt and every engine has ended everything."""
+    if f.program[r["front"]["pc"]]["kind"] != HALT:
         return False
     busy = 0
     for e in range(4):
@@ -221,6 +221,8 @@ def observe_waiting(e: int, r: Any, f: Front) -> None:
         r["waiting"][e] += 1
     elif state == PORTS:
         r["causes"][e, PORT] += 1
+    elif r["queue"][e]["count"] == 0 and r["front"]["pc"] >= r["fetch"]["there"]:
+        r["starved"][e] += 1
     elif r["queue"][e]["count"] == 0:
         r["empty"][e] += 1
     else:

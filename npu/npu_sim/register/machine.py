@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
-from npu_isa.isa.codec import decode, encode
+from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Instruction, resolve
 from npu_isa.isa.tables import BY_NAME, ENGINES, TIMING
 from npu_isa.machine.config import MachineConfig
@@ -71,7 +71,7 @@ def run(
         machine: the design point.
         constants: DRAM from address 0.
         boundaries: groups in 4 bits of each boundary register; those beyond read 0.
-        dram_bytes: DRAM used in all.
+        dram_bytes: DRAM used in all; the program lies in it behind the constants (`npu_isa.file.binary.code_address`).
         image: input bytes.
         input_address: where they stand in DRAM.
         most_cycles: give up after so many.
@@ -80,13 +80,9 @@ def run(
         ProgramError: the program cannot go on, has no halt, runs longer than `most_cycles`, or asks for an extraction
             that the machine does not have.
     """
-    code = program if isinstance(program, np.ndarray) else encode(program)
-    instructions = decode(code)
+    instructions = decode(program) if isinstance(program, np.ndarray) else tuple(program)
     check_extraction(resolve(instructions), machine)
-    dram = np.zeros(dram_bytes, np.uint8)
-    dram[: constants.size] = constants
-    dram[input_address : input_address + image.size] = image.reshape(-1)
-    state = power_up(instructions, machine, boundaries, dram)
+    state = power_up(instructions, machine, boundaries, constants, dram_bytes, image, input_address)
     status, cycle = clock.run_clock(state, _flush(state), 0, most_cycles)
     if status != clock.HALTED:
         raise _fault(status, int(cycle), instructions, state)
@@ -132,11 +128,12 @@ def _fault(status: int, cycle: int, instructions: Sequence[Instruction], state: 
     pc = int(state.registers["front"]["pc"][0])
     if not waits and pc >= len(instructions):
         return ProgramError("the program ends without a halt", f"instruction {pc - 1}", "end it with halt")
+    front_end = "its words" if pc >= state.registers["fetch"]["there"][0] else "room in a queue"
     first = min(waits, default=min(pc, len(instructions) - 1))
     text = "; ".join(f"instruction {op} ({instructions[op].name}): {why}" for op, why in sorted(waits.items()))
     what = "deadlock: nothing can go on" if status == clock.STUCK else "the program does not end"
     return ProgramError(
-        f"{what} at cycle {cycle}: {text or 'the front end waits for room in a queue'}",
+        f"{what} at cycle {cycle}: {text or f'the front end waits for {front_end}'}",
         f"instruction {first} ({instructions[first].name})",
         "check the tokens; `npu inspect` says who waits",
     )

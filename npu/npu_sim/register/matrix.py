@@ -7,6 +7,7 @@ geometry are copied to the stream, which issues a pixel per cycle, or one every 
 
 from typing import Any
 
+from npu_sim.kernel import inlined, kernel
 from npu_sim.register.front import (
     CONV,
     FREE,
@@ -29,7 +30,6 @@ from npu_sim.register.front import (
     take_ports,
     window_regions,
 )
-from npu_sim.register.kernel import inlined, kernel
 from npu_sim.register.state import (
     CONV_WORD,
     GEOM_WORD,

@@ -1,15 +1,20 @@
-"""The machine at START: memories and registers in the sizes of a design point, program and boundaries in place."""
+"""The machine at START: memories and registers in the sizes of a design point, DRAM and boundaries in place."""
 
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 
 import numpy as np
+from npu_isa.file.binary import code_address
+from npu_isa.isa.codec import encode
 from npu_isa.isa.ops import Instruction
-from npu_isa.isa.tables import BY_NAME, ENGINES, RAW, TIMING
-from npu_isa.machine.config import ACT_REGIONS, SEGMENT_ROWS, MachineConfig
+from npu_isa.isa.tables import ENGINES, RAW, SPECS, TIMING, header_field
+from npu_isa.machine.config import ACT_REGIONS, BLOCK_BYTES, FETCH_WORDS, SEGMENT_ROWS, MachineConfig
 from numpy.typing import NDArray
 
 from npu_sim.register import front
+from npu_sim.register.dma import CLIENTS
+from npu_sim.register.fetch import FETCHING, NOBODY
 from npu_sim.register.state import (
     BEAT,
     EIGHT,
@@ -18,12 +23,12 @@ from npu_sim.register.state import (
     FLIGHT,
     GROUP,
     INSTRUCTION,
-    OPERANDS,
     PIXEL_RING,
     REGISTERS,
     REWIND,
     SEGMENT,
     TIMES,
+    WORD_BYTES,
     Array,
     Dma,
     Front,
@@ -36,67 +41,84 @@ from npu_sim.register.state import (
 
 
 def power_up(
-    instructions: Sequence[Instruction], machine: MachineConfig, boundaries: Sequence[int], dram: NDArray[np.uint8]
+    instructions: Sequence[Instruction],
+    machine: MachineConfig,
+    boundaries: Sequence[int],
+    constants: NDArray[np.uint8],
+    dram_bytes: int,
+    image: NDArray[np.uint8],
+    input_address: int,
 ) -> Machine:
-    """Return the machine at START: program and boundary registers in place."""
-    words, table = _instruction_memory(instructions)
-    vgeom, fold = (words[words["kind"] == front.KINDS.index(name)] for name in ("vgeom", "fold"))
-    taps = vgeom["kernel_h"] * vgeom["kernel_w"]
+    """Return the machine at START: constants, program, image and boundary registers in place; see `machine.run`."""
+    code, at = encode(instructions), code_address(constants.size)
+    dram = np.zeros(max(dram_bytes, at + code.size), np.uint8)
+    dram[input_address : input_address + image.size] = image.reshape(-1)
+    dram[: constants.size] = constants
+    dram[at : at + code.size] = code.reshape(-1)
     state = _build(
         machine,
-        words,
-        table,
+        len(code),
         dram,
-        weight_rows=-(-int(taps.max(initial=0)) // 4),
-        kernel_w=int(vgeom["kernel_w"].max(initial=1)),
-        line_bytes=int((fold["in_h"] * fold["in_w"] * fold["channels"]).max(initial=0)),
+        weight_rows=-(-_most(instructions, "vgeom", "kernel_h", "kernel_w") // 4),
+        kernel_w=max(_most(instructions, "vgeom", "kernel_w"), 1),
+        line_bytes=_most(instructions, "fold", "in_h", "in_w", "channels"),
     )
+    state.registers["fetch"]["base"] = at
     registers = state.registers["boundary"][0]
     count = min(len(boundaries), len(registers) - 1)  # the last one is hard-wired to 0
     registers[:count] = boundaries[:count]
     return state
 
 
-def _instruction_memory(instructions: Sequence[Instruction]) -> tuple[Array, Array]:
-    """Return decoded words, INSTRUCTION, and the repeated operands of groups, int64 (instructions, 2, entries)."""
-    words = np.zeros(len(instructions), INSTRUCTION)
-    table = np.zeros((len(instructions), 2, int(RAW["table_entries_per_word"])), np.int64)
-    for i, instruction in enumerate(instructions):
-        word, engine = words[i], BY_NAME[instruction.name].engine
-        word["kind"] = front.KINDS.index(instruction.name)
-        word["engine"] = ENGINES.index(engine) if engine in ENGINES else -1
-        word["pop"], word["push"] = instruction.pop, instruction.push
-        for name, value in instruction.operands.items():
-            if name in OPERANDS:
-                word[name] = value
-            else:
-                table[i, ("group", "shift").index(name)] = value
-    return words, table
+def _most(instructions: Sequence[Instruction], name: str, *operands: str) -> int:
+    """Return the largest product of some operands of the instructions of a name, 0 without any."""
+    found = [[int(i.operands[o]) for o in operands] for i in instructions if i.name == name]  # type: ignore[arg-type]
+    return max(map(prod, found), default=0)
 
 
-def _sizes(machine: MachineConfig) -> tuple[int, ...]:
+@cache
+def _decoder() -> tuple[Array, Array]:
+    """Return what a decoder takes from a word of each opcode: `Front.fields` and `Front.entries`."""
+    columns = INSTRUCTION.names or ()
+    fields, entries = np.zeros((256, len(columns), 3), np.int64), np.zeros((256, 2, 2), np.int64)
+    for spec in SPECS:
+        of = {o.name: (o.low, o.width, o.signed) for o in spec.operands if not o.repeat}
+        of |= {name: (*header_field(name), False) for name in ("pop", "push")}
+        of["kind"] = front.KINDS.index(spec.name), 0, False
+        of["engine"] = ENGINES.index(spec.engine) if spec.engine in ENGINES else -1, 0, False
+        for name, field in of.items():
+            fields[spec.opcode, columns.index(name)] = field
+        for o in spec.operands:
+            if o.repeat:
+                entries[spec.opcode, ("group", "shift").index(o.name)] = o.low, o.width
+    return fields, entries
+
+
+def _sizes(machine: MachineConfig) -> dict[str, int]:
     rows = machine.array_rows
-    return (
-        rows,
-        machine.array_cols,
-        min(SEGMENT_ROWS, rows),
-        max(1, rows // SEGMENT_ROWS),
-        machine.weight_rows_per_cycle,
-        machine.act_banks,
-        machine.act_region_bytes // GROUP,
-        machine.acc_rows,
-        machine.vector_taps,
-        machine.dram_bytes_per_cycle,
-        machine.dram_latency_cycles,
-        machine.dram_burst_bytes,
-        TIMING["dma_block_bytes"],
-        machine.queue_depth,
-        machine.token_depth,
-        -(-machine.array_cols // (2 * GROUP)) * GROUP,
-        TIMING["shadow_free_cycles"],
-        TIMING["param_rows"],
-        machine.dynamic_extraction,
-    )
+    return {
+        "rows": rows,
+        "cols": machine.array_cols,
+        "segment_rows": min(SEGMENT_ROWS, rows),
+        "segments": max(1, rows // SEGMENT_ROWS),
+        "weight_rows": machine.weight_rows_per_cycle,
+        "banks": machine.act_banks,
+        "region_words": machine.act_region_bytes // GROUP,
+        "acc_rows": machine.acc_rows,
+        "taps": machine.vector_taps,
+        "bus_bytes": machine.dram_bytes_per_cycle,
+        "latency": machine.dram_latency_cycles,
+        "burst_bytes": machine.dram_burst_bytes,
+        "block_bytes": BLOCK_BYTES,
+        "queue_depth": machine.queue_depth,
+        "token_depth": machine.token_depth,
+        "position_bytes": -(-machine.array_cols // (2 * GROUP)) * GROUP,
+        "shadow_free": TIMING["shadow_free_cycles"],
+        "param_rows": TIMING["param_rows"],
+        "finds": machine.dynamic_extraction,
+        "fetch_words": FETCH_WORDS,
+        "buffer_words": machine.instruction_words,
+    }
 
 
 @cache
@@ -153,43 +175,46 @@ def _pe(rows: int, cols: int, segment_rows: int, segments: int, batch: int, acc_
 
 def _build(
     machine: MachineConfig,
-    program: Array,
-    table: Array,
+    words: int,
     dram: Array,
     *,
     weight_rows: int,
     kernel_w: int,
     line_bytes: int,
 ) -> Machine:
-    """Return the machine at START, all registers and memories zero but the program and DRAM.
+    """Return the machine at START, all registers and memories zero but DRAM.
 
     Args:
         machine: the design point.
-        program: instruction memory, INSTRUCTION.
-        table: int64 (instructions, 2, 16): the repeated operands of groups.
+        words: of the program.
         dram: uint8; written by stores.
         weight_rows: most rows of depthwise weights of one vec.
         kernel_w: widest window of a vec.
         line_bytes: most image bytes of one fold.
     """
     r, cols, batch = np.zeros(1, REGISTERS), machine.array_cols, machine.weight_rows_per_cycle
-    r["sizes"] = _sizes(machine)
+    for name, size in _sizes(machine).items():
+        r["sizes"][name] = size
     r["read"]["param"] = r["read"]["acc_row"] = r["read"]["residual"] = -1
     r["unit"]["walk_op"] = -1
-    r["bus"]["owner"], r["bus"]["last"] = -1, 1  # load goes first at the beginning
+    r["bus"]["owner"], r["bus"]["last"] = NOBODY, FETCHING  # load goes first at the beginning
+    program = np.zeros(words, INSTRUCTION)
     sizes, latency = r["sizes"][0], machine.dram_latency_cycles
     rows, segment_rows, segments = (int(sizes[name]) for name in ("rows", "segment_rows", "segments"))
-    beat = np.zeros((2, latency), BEAT)
+    beat = np.zeros((CLIENTS, latency), BEAT)
     beat["op"] = -1
     flights = latency + rows + cols + 64  # an engine accepts at most one a cycle, and its pipeline is shorter
     return Machine(
         registers=r,
         front=Front(
+            np.zeros(machine.instruction_words * WORD_BYTES, np.uint8),
+            *_decoder(),
             program,
-            table,
+            program.view(np.int64).reshape(words, -1),
+            np.zeros((words, 2, int(RAW["table_entries_per_word"])), np.int64),
             np.zeros((len(ENGINES), machine.queue_depth), np.int64),
             np.zeros((len(ENGINES), flights), FLIGHT),
-            np.full((len(program), len(TIMES)), -1, np.int64),
+            np.full((words, len(TIMES)), -1, np.int64),
         ),
         matrix=_matrix(segments, cols, batch, machine.dynamic_extraction),
         pe=_pe(rows, cols, segment_rows, segments, batch, machine.acc_rows),
@@ -201,7 +226,7 @@ def _build(
         ),
         dma=Dma(
             beat,
-            np.zeros((2, latency, machine.dram_bytes_per_cycle), np.uint8),
+            np.zeros((CLIENTS, latency, machine.dram_bytes_per_cycle), np.uint8),
             np.zeros(max(line_bytes, 1), np.uint8),
             dram,
         ),

@@ -12,8 +12,11 @@ from npu_isa.isa.tables import RAW, SPECS
 from npu_isa.machine.config import ACT_REGIONS
 from numpy.typing import NDArray
 
+from npu_sim.kernel import kernel, record
+
 Array = NDArray[Any]
 
+WORD_BYTES = int(RAW["word_bytes"])  # of an instruction
 GROUP = int(RAW["group_channels"])  # bytes of a word
 ENGINES = len(RAW["engines"])
 VECTOR_STAGES = 6  # read and reduce, bias, multiply, residual, round and clamp, write
@@ -25,18 +28,13 @@ REWIND = 4096  # registers that all move one place per clock stand in a buffer w
 CAUSES = (
     *("stream", "bank", "busy", "setup", "weights", "dram", "port"),
     *("token_load", "token_matrix", "token_vector", "token_store"),
-    *("token_full", "drain", "queue", "idle"),
+    *("token_full", "drain", "fetch", "queue", "idle"),
 )
 TIMES = ("dispatch", "accept", "start", "issue_end", "end")
 # rows of Vector.lanes
 BIAS, MULT, MULT2, SHIFT, SHIFT3, SHIFT4, SUM1, BIASED, PRODUCT, ADDED, CLAMPED, RES1, RES2, RES3 = range(14)
 # rows of REGISTERS.word
 GEOM_WORD, CONV_WORD, STREAM_GEOM, STREAM_CONV, VGEOM_WORD, VEC_WORD = range(6)
-
-
-def record(*names: str) -> np.dtype[Any]:
-    """Return the type of a record of registers."""
-    return np.dtype([(name, np.int64) for name in names], align=True)
 
 
 OPERANDS = tuple(dict.fromkeys(o.name for s in SPECS for o in s.operands if not o.repeat))
@@ -62,12 +60,23 @@ SIZES = record(  # the machine description: wires, not registers
     "shadow_free",
     "param_rows",  # bias, multiplier and shift, second multiplier
     "finds",  # 1 bit: positions are found at run time, in a stage of its own before extraction
+    "fetch_words",  # of a block of the program
+    "buffer_words",
 )
 
 FRONT = record(
-    "pc",  # 24 bits
+    "pc",  # 27 bits
     "ended",  # instructions whose work is over and which have not ended: is there anything to end?
     "released",  # 1 bit: ports became free at the last clock edge
+)
+FETCHER = record(  # counters of the program's words and bytes: 27 and 32 bits
+    "base",  # 32 bits: address of the program in DRAM
+    "asked",  # words asked for
+    "moved",  # bytes that the bus has moved
+    "written",  # bytes written to the buffer
+    "there",  # words that can be dispatched, or were
+    "decoded",  # words decoded: the next one, or all before it
+    "until",  # clock gate: last cycle in which something leaves the pipe
 )
 QUEUE = record("head", "count")  # 16 bits each
 ENGINE = record(
@@ -226,13 +235,13 @@ UNIT = record(  # a transfer engine
     "fold_bytes",  # memory side of a fold: bytes in the line buffer, pixels written
     "fold_done",
 )
-BUS = record("owner", "last", "block_bursts")  # owner: -1 none, 0 load, 1 store
+BUS = record("owner", "last", "block_bursts")  # owner: -1 none, 0 load, 1 store, 2 fetch
 BEAT = record(  # one cycle of the DRAM's pipe
     "op",  # instruction; -1 none
     "count",  # useful bytes
     "dram",  # address of the first
     "credit",  # 1 bit: a pixel of a fold
-    "last",  # 1 bit: the operation ends with it
+    "last",  # 1 bit: the operation, or the block of code, ends with it
 )
 
 NOTES = record(
@@ -243,6 +252,7 @@ REGISTERS = np.dtype(
     [
         ("sizes", SIZES),
         ("front", FRONT),
+        ("fetch", FETCHER),
         ("queue", QUEUE, (ENGINES,)),
         ("engine", ENGINE, (ENGINES,)),
         ("tokens", np.int64, (ENGINES, ENGINES)),  # (giver, taker): 17 bits, tokens in each FIFO
@@ -262,6 +272,7 @@ REGISTERS = np.dtype(
         # not hardware: what an observer notes
         ("causes", np.int64, (ENGINES, len(CAUSES))),  # cycles by cause
         ("empty", np.int64, (ENGINES,)),  # cycles without an instruction, until one comes or the program ends
+        ("starved", np.int64, (ENGINES,)),  # those of them in which the front end had none either
         ("waiting", np.int64, (ENGINES,)),  # cycles of the present wait for tokens
         ("missing", np.int64, (ENGINES,)),  # tokens missing in the last of them
         ("notes", NOTES),
@@ -270,10 +281,21 @@ REGISTERS = np.dtype(
 )
 
 
-class Front(NamedTuple):
-    """Instruction memory, queues, and the instructions that have not ended."""
+@kernel
+def copy(target: Array, at: int, source: Array, first: int, count: int) -> None:
+    """Copy bytes."""
+    for b in range(count):
+        target[at + b] = source[first + b]
 
-    program: Array  # INSTRUCTION
+
+class Front(NamedTuple):
+    """Fetch buffer, decoder, queues, and the instructions that have not ended."""
+
+    buffer: Array  # bytes: word i of the program stands at i modulo the buffer's words
+    fields: Array  # gates of the decoder: (opcode, column of INSTRUCTION, 3): low bit, width, 1 if signed; see `field`
+    entries: Array  # and (opcode, 2, 2): low bit and width of the repeated operands
+    program: Array  # INSTRUCTION: the words decoded so far; in hardware the queues and engines carry theirs
+    decoded: Array  # the same numbers, (instruction, column)
     table: Array  # (instruction, 2, 16): the repeated operands of groups: group, shift
     queue: Array  # (engine, depth): instruction numbers; in hardware the words
     flight: Array  # FLIGHT (engine, n)
@@ -336,8 +358,8 @@ class Vector(NamedTuple):
 class Dma(NamedTuple):
     """The DRAM and what is under way to and from it."""
 
-    beat: Array  # BEAT (engine, latency): by cycle modulo the latency
-    data: Array  # (engine, latency, bytes of the bus)
+    beat: Array  # BEAT (load, store or fetch, latency): by cycle modulo the latency
+    data: Array  # (load, store or fetch, latency, bytes of the bus)
     line: Array  # line buffer of the fold
     dram: Array  # bytes
 

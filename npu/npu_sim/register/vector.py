@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from npu_sim.kernel import kernel
 from npu_sim.register.array import signed8
 from npu_sim.register.front import (
     FREE,
@@ -26,7 +27,6 @@ from npu_sim.register.front import (
     take_ports,
     window_regions,
 )
-from npu_sim.register.kernel import kernel
 from npu_sim.register.state import (
     ADDED,
     BIAS,

@@ -10,7 +10,7 @@ from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.timing import conv_factors, conv_passes, pass_interval, weight_load_cycles
 from numpy.typing import NDArray
 
-from npu_sim.fast.time import loop as times
+from npu_sim.fast.time import state as times
 from npu_sim.fast.time.model import Timing
 from npu_sim.rtl.run import RtlRun
 

@@ -16,7 +16,7 @@ from npu_isa.machine.footprint import regions
 from npu_isa.machine.timing import param_rows
 from numpy.typing import NDArray
 
-from npu_sim.fast.time import loop as times
+from npu_sim.fast.time import state as times
 from npu_sim.fast.time.model import Timing
 from npu_sim.rtl import window
 from npu_sim.rtl.window import Events, Window

@@ -13,7 +13,7 @@ from npu_isa.isa.ops import Conv, Engine, Instruction, Op
 from npu_isa.machine.config import ACT_REGIONS, MachineConfig
 from npu_isa.machine.timing import weight_load_cycles
 
-from npu_sim.fast.time import loop as times
+from npu_sim.fast.time import state as times
 from npu_sim.fast.time.model import Timing
 
 Events = list[tuple[int, int, int, int, int]]

@@ -16,7 +16,7 @@ from npu_runtime.reports.tables import Row, Table
 from npu_runtime.session.provenance import provenance
 from npu_runtime.session.session import Session
 
-REPORT_SCHEMA = "npu.report.{by}/1"
+REPORT_SCHEMA = "npu.report.{by}/2"
 
 
 def report(session: Session, by: str) -> Table:
@@ -33,6 +33,7 @@ def report(session: Session, by: str) -> Table:
     head = provenance(session) | {
         "effective_percent": f"{session.effective_percent:.2f}",
         "total_cycles": str(session.timing().total_cycles),
+        "fetch_bytes": str(session.timing().fetch_bytes),
     }
     return Table(REPORT_SCHEMA.format(by=by), head, tuple(makers[by](session)), hidden=("onnx_nodes",))
 

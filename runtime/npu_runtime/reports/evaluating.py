@@ -29,7 +29,7 @@ class RunRow:
         top1_percent, top5_percent: None without labels (top 5: with fewer than 6 classes).
         total_cycles: from START to the end of the last store.
         latency_us: total_cycles at the machine's clock.
-        dram_bytes: moved on the DRAM bus, whole bursts, constants included.
+        dram_bytes: moved on the DRAM bus, whole bursts, constants and program included.
         speedup: cycles at 0 % over total_cycles.
         ideal_speedup: the same for an engine whose time is its multiply-accumulates, a 4-bit one taking half.
         matrix_utilization_percent: share of PE-cycles spent on multiplications of the model (two 4-bit ones a cycle).
@@ -155,7 +155,7 @@ def _row(session: Session, ratio: float, images: int, hits: tuple[int, int | Non
         latency_us=round(session.latency_us(), 3),
         speedup=round(gain.real, 4),
         ideal_speedup=round(gain.ideal, 4),
-        dram_bytes=int(timing.dram_bytes.sum()),
+        dram_bytes=timing.total_dram_bytes,
         matrix_utilization_percent=round(use_of(session).utilization_percent, 2),
         matrix_busy_percent=round(100.0 * int(timing.stream.sum()) / timing.total_cycles, 2),
         switch_cycles=session.switch_cycles,

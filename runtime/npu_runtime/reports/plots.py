@@ -32,6 +32,7 @@ COLORS = {
     "token_store": "#053061",
     "token_full": "#762a83",
     "drain": "#9970ab",
+    "fetch": "#525252",
     "queue": "#bababa",
     "idle": "#e6e6e6",
 }

@@ -14,7 +14,7 @@ import numpy as np
 from npu_compiler.qgraph import golden
 from npu_compiler.qgraph.ir import QuantizedGraph
 from npu_isa.errors import NpuError, did_you_mean
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, data_address
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Engine, Instruction, Op, resolve
 from npu_isa.machine.config import MachineConfig
@@ -65,6 +65,11 @@ class Workload:
             tuple(names[i] if i >= 0 else "" for i in binary.layer_of),
         )
 
+    @property
+    def data_address(self) -> int:
+        """First DRAM address behind constants and program."""
+        return data_address(self.constants.size, len(self.instructions))
+
     @cached_property
     def ops(self) -> tuple[Op, ...]:
         """The program with its state resolved."""
@@ -98,7 +103,7 @@ class Observation:
         total_cycles: cycles from START to the halt.
         times: int64 (instructions but the halt, moments); `UNKNOWN` where the model has nothing to say.
         causes: int64 (engines, causes): cycles of each engine by cause.
-        memories: final contents. "output": uint8, the output's bytes; "dram": uint8, all behind the constants;
+        memories: final contents. "output": uint8, the output's bytes; "dram": uint8, all behind the program;
             "act", "weight", "param": uint8; "acc": int32 (halves, rows, columns).
         agreement: what the model has compared by itself with the one whose surroundings it replays.
     """
@@ -136,7 +141,11 @@ def fast(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8]) 
     values = Values(work.ops, work.machine, work.constants, boundaries, work.dram_bytes)
     dram, act = values.memories(image, work.input_address)
     base = work.constants.size
-    memories = {"dram": dram, "output": dram[work.output[0] - base : work.output[1] - base], "act": act}
+    memories = {
+        "dram": dram[work.data_address - base :],
+        "output": dram[work.output[0] - base : work.output[1] - base],
+        "act": act,
+    }
     return replace(fast_times(work, boundaries, image), memories=memories)
 
 
@@ -152,13 +161,13 @@ def register(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint
 
 def register_observation(work: Workload, run: "RegisterRun") -> Observation:
     """Return what a run of the register-level machine says."""
-    dram, first = run.memories["dram"], work.constants.size
+    dram = run.memories["dram"]
     output = dram[work.output[0] : work.output[1]]
     return Observation(
         total_cycles=run.total_cycles,
         times=np.stack([getattr(run, name) for name in MOMENTS], axis=1),
         causes=run.causes,
-        memories={**run.memories, "dram": dram[first:], "output": output},
+        memories={**run.memories, "dram": dram[work.data_address :], "output": output},
     )
 
 

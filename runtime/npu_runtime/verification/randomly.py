@@ -19,24 +19,35 @@ from npu_runtime.verification.verify import Difference, VerifyReport, verify
 
 LAYERS = 2
 CHUNK = 4  # programs that a process takes at once
+LONG_EVERY, LONG_WORDS = 8, 400  # of so many programs one has so many instructions, more than most fetch buffers
 
 Case = tuple[RandomProgram, list[tuple[int, ...]], NDArray[np.uint8]]
 
 
-def random_case(seed: int, machine: MachineConfig | None = None, layers: int = LAYERS, *, rtl: bool = False) -> Case:
+def random_case(
+    seed: int,
+    machine: MachineConfig | None = None,
+    layers: int = LAYERS,
+    words: int | None = None,
+    *,
+    rtl: bool = False,
+) -> Case:
     """Return a random program, two boundary vectors at most, and an image, uint8 (1, bytes).
 
     Args:
         seed: names the case, together with the other arguments.
         machine: what it runs on; a small random one if None.
         layers: about as many.
+        words: least instructions; if None some programs are long, most are not.
         rtl: only random machines of a few sizes, so that few simulators are compiled.
     """
     rng = np.random.default_rng(seed)
     chosen = random_machine(rng) if machine is None else machine
     if machine is None and rtl:
         chosen = with_sizes(chosen, RTL_SIZES[seed % len(RTL_SIZES)])
-    p = random_program(rng, chosen, layers)
+    if words is None:
+        words = LONG_WORDS if seed % LONG_EVERY == LONG_EVERY - 3 else 0
+    p = random_program(rng, chosen, layers, words)
     if machine is None and not rtl and seed % 2:
         p = replace(p, machine=with_speeds(p.machine, rng))
     most = tuple(p.legal[r][-1] for r in range(p.registers))
@@ -55,9 +66,10 @@ def verify_case(
     models: Sequence[str] | Mapping[str, Model] = ("fast", "register"),
     machine: MachineConfig | None = None,
     layers: int = LAYERS,
+    words: int | None = None,
 ) -> VerifyReport:
     """Compare models on one random program, then on the program with its tokens scrambled: its times alone."""
-    p, vectors, image = random_case(seed, machine, layers, rtl="rtl" in models)
+    p, vectors, image = random_case(seed, machine, layers, words, rtl="rtl" in models)
     try:
         report = verify(workload(p), vectors, models, image)
         if report.difference is None:

@@ -199,11 +199,11 @@ def _cause(at: tuple[int, ...]) -> str:
 
 def _place(work: Workload, memory: str, at: tuple[int, ...]) -> str:
     """Return the name of a number in a memory, and the instruction that wrote it last in program order."""
-    first = work.constants.size if memory == "dram" else work.output[0] if memory == "output" else 0
+    first = work.data_address if memory == "dram" else work.output[0] if memory == "output" else 0
     if memory == "acc":
         text, kind, unit = f"half {at[0]}, row {at[1]}, column {at[2]}", (Memory.ACC0, Memory.ACC1)[at[0]], at[1]
     elif memory in ("dram", "output"):
-        text, kind, unit = f"byte {at[0]}" + " behind the constants" * (memory == "dram"), Memory.DRAM, at[0] + first
+        text, kind, unit = f"byte {at[0]}" + " behind the program" * (memory == "dram"), Memory.DRAM, at[0] + first
     else:
         size = 4 * work.machine.array_cols if memory == "param" else WORD_BYTES
         text, kind, unit = f"byte {at[0]}", Memory[memory.upper()], at[0] // size

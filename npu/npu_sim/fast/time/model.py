@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from npu_isa.check.program import check_extraction
@@ -9,11 +10,12 @@ from npu_isa.errors import ProgramError
 from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Vec
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import timing as rules
-from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.config import FETCH_WORDS, MachineConfig
 from npu_isa.machine.footprint import regions
 from numpy.typing import NDArray
 
-from npu_sim.fast.time import loop as events
+from npu_sim.fast.time import loop
+from npu_sim.fast.time import state as events
 
 I64 = NDArray[np.int64]
 KINDS: dict[type[Op], int] = {
@@ -32,24 +34,40 @@ class Timing:
     """When everything happened, in cycles from START; arrays have one entry per instruction but the halt.
 
     Attributes:
-        total_cycles: the largest end.
+        total_cycles: when the halt is dispatched: the largest end, if its word is there by then.
+        fetch_bytes: bytes of the program that the front end fetched, whole bursts.
+        code_there: per block of the program: first cycle in which its words can be dispatched.
         dispatch, accept, start, end: see isa_spec/MICROARCHITECTURE.md section 4; the start of a conv is that of its
             first pixel.
         issue_end: when the engine could start the next one's work (conv: end of the stream).
         table: every time kept, int64 (instructions, events.TIMES).
         stream, bank, short: conv: cycles per pixel and pass, extra ones by bank conflicts, and waits between its
             passes for weights.
-        dram_bytes: bytes moved on the bus, whole bursts.
+        dram_bytes: bytes moved on the bus by each instruction, whole bursts.
         passes: passes of a conv.
     """
 
     total_cycles: int
+    fetch_bytes: int
+    code_there: I64
     table: I64
     stream: I64
     bank: I64
     short: I64
     dram_bytes: I64
     passes: I64
+
+    @property
+    def total_dram_bytes(self) -> int:
+        """Bytes moved on the bus in all: by instructions, and of the program."""
+        return int(self.dram_bytes.sum()) + self.fetch_bytes
+
+    @property
+    def fetch_waits(self) -> I64:
+        """Waits of the front end for words that are not there yet, int64 (blocks of the program, 2): first, end."""
+        starts = np.arange(1, len(self.code_there)) * FETCH_WORDS  # the first word of each block but the first
+        first = np.concatenate([np.zeros(1, np.int64), self.dispatch[starts - 1] + 1])
+        return np.stack([first, np.maximum(self.code_there, first)], axis=1)
 
     @property
     def dispatch(self) -> I64:
@@ -153,24 +171,10 @@ class TimingModel:
             boundary = boundaries[register] if register < len(boundaries) else 0
             table[found, events.CYCLES : events.BURSTS + 1], details[:, found] = self._dialled(register, boundary)
         times = np.full((count, events.TIMES), events.NEVER, np.int64)
-        total = events.simulate(
-            table,
-            self._order,
-            self._first_of,
-            self._tails,
-            times,
-            machine.queue_depth,
-            machine.token_depth,
-            rules.weight_load_cycles(machine),
-            TIMING["shadow_free_cycles"],
-            rules.array_latency(machine),
-            TIMING["vector_pipeline_cycles"],
-            machine.dram_latency_cycles,
-            TIMING["dispatch_cycles"],
-            TIMING["setup_cycles"],
-            rules.burst_cycles(machine),
-            rules.block_bursts(machine),
-        )
+        blocks = np.array(rules.fetch_bursts(count + 1, machine), np.int64)  # the halt is a word too
+        there = np.full(len(blocks), events.NEVER, np.int64)
+        program = table, self._order, self._first_of, self._tails, blocks
+        total = loop.simulate(events.Run(_power_up(machine), *program, times, there))
         if total < 0:
             stuck = [op.index for op, t in zip(self.ops, times, strict=True) if t[events.END] == events.NEVER]
             raise ProgramError(
@@ -178,7 +182,26 @@ class TimingModel:
                 f"instruction {stuck[0]}",
                 "check the tokens; `npu inspect` says who waits",
             )
-        return Timing(int(total), times, *details)
+        return Timing(int(total), int(blocks.sum()) * machine.dram_burst_bytes, there, times, *details)
+
+
+def _power_up(machine: MachineConfig) -> NDArray[Any]:
+    """Return the state of the event loop at START."""
+    return events.power_up(
+        queue_depth=machine.queue_depth,
+        token_depth=machine.token_depth,
+        weight_load=rules.weight_load_cycles(machine),
+        shadow_free=TIMING["shadow_free_cycles"],
+        array_latency=rules.array_latency(machine),
+        vector_latency=TIMING["vector_pipeline_cycles"],
+        dram_latency=machine.dram_latency_cycles,
+        dispatch_cycles=TIMING["dispatch_cycles"],
+        setup_cycles=TIMING["setup_cycles"],
+        burst_cycles=rules.burst_cycles(machine),
+        block_bursts=rules.block_bursts(machine),
+        fetch_words=FETCH_WORDS,
+        buffer_words=machine.instruction_words,
+    )
 
 
 def simulate(ops: Sequence[Op], machine: MachineConfig, boundaries: Sequence[int]) -> Timing:
