@@ -87,12 +87,14 @@ def test_an_origin_is_an_address_that_reaches_the_same_pixels(base, row0, col0, 
     assert at.address(row0, col0, 2) == base
 
 
-def test_full_width_comes_first_where_it_fits_half_the_memory():
-    graph = pooled(64, 64, 64, Window((3, 3), pad_top=1, pad_left=1), (64, 64), "max")
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_full_width_comes_first_where_it_fits_half_the_memory(kernel):
+    """Unless others move far fewer bytes: rows of a 3x3 window one by one load each input row three times."""
+    graph = pooled(64, 64, 64, Window((kernel, kernel), pad_top=kernel // 2, pad_left=kernel // 2), (64, 64), "max")
     machine = replace(NPU16, act_banks=1)
     pitch = make_plan(graph, machine).pitches["copied"]
-    row = 2 * (2 * pitch.row + 64 * pitch.pixel + 64 * 4)  # words of two buffers each of source and output
-    for words, cut in ((row, False), (row - 1, True)):
+    row = 2 * ((kernel - 1) * pitch.row + 64 * pitch.pixel + 64 * 4)  # words of two buffers each of source and output
+    for words, cut in ((row, kernel == 3), (row - 1, True)):
         (_, pool) = make_plan(graph, replace(machine, act_region_bytes=words // 2 * 16)).nodes
         assert any(len(s.x) < 64 or len(s.columns) < 4 for s in pool.strips) == cut
 

@@ -1,8 +1,8 @@
 """Operands that pass through DRAM: how a node is cut into strips that fit the activation memory.
 
 A strip is a rectangle of output pixels for a range of column tiles: a window node reads the channels of those only, a
-convolution all. Strips of full width for all channels come first; where not even one row of those fits half the memory,
-the cut that moves the fewest bytes is taken.
+convolution all. Strips of full width for all channels in half of the memory come first; where not even one row of those
+fits, or another cut moves far fewer bytes, the cut that moves the fewest is taken.
 """
 
 from bisect import bisect_left
@@ -19,6 +19,8 @@ from npu_compiler.backend.memory import Pitch, choose_pitch, words_per_pixel
 from npu_compiler.backend.refusal import act_too_small
 from npu_compiler.backend.tiles import Tiling, cuts, input_axes, input_span
 from npu_compiler.qgraph.ir import GROUP, QConv, QTensor, QWindow
+
+WORTH = 1.25  # strips of full width leave half the memory to others: they may move this much more
 
 
 @dataclass(frozen=True)
@@ -147,26 +149,32 @@ def needed_words(job: Job, cut: Cut) -> int:
 
 
 def choose_cut(job: Job) -> Cut:
-    """Return the cut of a node: strips of full width in half the memory, or those that move the fewest bytes.
+    """Return the cut of a node: strips of full width in half the memory, or those that move far fewer bytes.
 
     Raises:
         CompileError: one output pixel, in whole groups for one column tile of channels and all that it reads, does not
             fit the activation memory.
     """
-    height, width, columns = job.out.height, job.out.width, job.tiling.columns
-    if not job.passing:
-        return Cut(height, width, columns, 1)
-    tile, memory = job.tiling.tile_h, job.machine.act_words
+    full = _full_width(job)
+    if full is not None and full.buffers == 1:
+        return full
+    for buffers, dense in ((2, False), (1, False), (1, True)):
+        moved = {cut: moved_bytes(job, cut) for cut in _fitting(job, buffers, dense)}
+        if moved:
+            best = min(moved, key=lambda c: (moved[c], -c.cols, -c.columns))
+            return best if full is None or moved[best] * WORTH < moved_bytes(job, full) else full
+    raise _refusal(job)
+
+
+def _full_width(job: Job) -> Cut | None:
+    """Return the tallest strips of full width and all channels that fit half the memory."""
+    height, tile = job.out.height, job.tiling.tile_h
     heights = [*range(1, min(tile, height)), *(min(height, i) for i in range(tile, height + tile, tile))]
     for rows in reversed(heights):
-        cut = Cut(rows, width, columns, 1 if rows == height else 2)
-        if needed_words(job, cut) <= memory // 2:
+        cut = Cut(rows, job.out.width, job.tiling.columns, 1 if rows == height else 2)
+        if needed_words(job, cut) <= job.machine.act_words // 2:
             return cut
-    for buffers, dense in ((2, False), (1, False), (1, True)):
-        found = list(_fitting(job, buffers, dense))
-        if found:
-            return min(found, key=lambda c: (moved_bytes(job, c), -c.cols, -c.columns))
-    raise _refusal(job)
+    return None
 
 
 def _fitting(job: Job, buffers: int, dense: bool) -> Iterator[Cut]:
