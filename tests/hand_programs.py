@@ -2,7 +2,8 @@
 
 from npu_isa.asm.assemble import assemble
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Op, resolve
+from npu_isa.isa.ops import Op
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.config import MachineConfig
 
 HEAD = """

@@ -4,7 +4,8 @@ from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
-from npu_isa.isa.ops import Conv, Engine, Memory, Op, Source, resolve
+from npu_isa.isa.ops import Conv, Engine, Memory, Op, Source
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.footprint import footprint
 from npu_sim.fast.time.model import simulate
 from npu_sim.random_programs.machines import random_machine, with_sizes

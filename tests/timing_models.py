@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from npu_isa.isa.ops import Engine, Op
 from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES, MachineConfig
-from npu_sim.counters import CAUSES, spent
+from npu_sim.activity import CAUSES
+from npu_sim.counters import spent
 from npu_sim.fast.time.model import Timing, simulate
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program

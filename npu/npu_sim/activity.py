@@ -7,7 +7,8 @@ depends on data. A word is 16 bytes; rows of parameters are 4 bytes a lane, thos
 from typing import Any
 
 import numpy as np
-from npu_isa.isa.ops import Conv, Memory, Ops, Source
+from npu_isa.isa.ops import Conv, Memory, Source
+from npu_isa.isa.resolve import Ops
 from npu_isa.machine import timing as rules
 from npu_isa.machine.blocks import param_block_rows, weight_block_words
 from npu_isa.machine.config import MachineConfig
@@ -38,6 +39,12 @@ ACTIVITY = np.dtype(
             "dram_bursts",  # load, fold, store
         )
     ]
+)
+# what an engine spends its cycles on: MICROARCHITECTURE.md section 5
+CAUSES = (
+    *("stream", "bank", "busy", "setup", "weights", "dram", "port"),
+    *("token_load", "token_matrix", "token_vector", "token_store"),
+    *("token_full", "drain", "fetch", "queue", "idle"),
 )
 WORK = ("macs8", "macs4", *(n for n in ACTIVITY.names or () if n.endswith(("_reads", "_writes"))))
 

@@ -9,27 +9,10 @@ from npu_isa.isa.ops import Conv, Engine, Op, Setup
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
+from npu_sim.activity import CAUSES
 from npu_sim.fast.time import state as events
 from npu_sim.fast.time.model import Timing
 
-CAUSES = (
-    "stream",
-    "bank",
-    "busy",
-    "setup",
-    "weights",
-    "dram",
-    "port",
-    "token_load",
-    "token_matrix",
-    "token_vector",
-    "token_store",
-    "token_full",
-    "drain",
-    "fetch",
-    "queue",
-    "idle",
-)
 _C = {name: i for i, name in enumerate(CAUSES)}
 AT_WORK = ("stream", "bank", "busy", "setup")
 I64 = NDArray[np.int64]

@@ -14,7 +14,8 @@ from npu_isa.check.program import check_binary
 from npu_isa.file.binary import Binary
 from npu_isa.file.container import load
 from npu_isa.isa.ops import Engine
-from npu_sim.counters import CAUSES, engine_rows, spent
+from npu_sim.activity import CAUSES
+from npu_sim.counters import engine_rows, spent
 from npu_sim.fast.time.model import TimingModel
 
 SIZES = (64, 96, 128, 192, 256, 512, 1024)

@@ -17,7 +17,8 @@ from npu_compiler.qgraph.ir import Clamp, Epilogue, Preprocess, QFold, QTensor, 
 from npu_isa.check.program import check_binary
 from npu_isa.errors import CompileError
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Load, Store, resolve
+from npu_isa.isa.ops import Load, Store
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.config import load_machine
 from npu_isa.machine.timing import transfer
 

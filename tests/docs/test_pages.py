@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from npu_compiler.frontend.reader import OPERATORS
 from npu_runtime.cli import main
-from npu_sim.counters import CAUSES
+from npu_sim.activity import CAUSES
 
 from tests.docs.pages import FENCED, PAGES, ROOT, anchors, commands, dotted, name_of, quoted, resolve
 

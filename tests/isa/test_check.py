@@ -8,8 +8,9 @@ from npu_isa.check.program import check_binary, check_program
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.codec import encode
-from npu_isa.isa.ops import Engine, resolve
+from npu_isa.isa.ops import Engine
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.config import MachineConfig
 from npu_sim.fast.time.model import simulate
 from npu_sim.fast.values.run import Values

@@ -12,7 +12,8 @@ from npu_isa.check.bounds import _apart
 from npu_isa.check.order import check_tokens
 from npu_isa.errors import NpuError, ProgramError
 from npu_isa.isa.codec import decode, encode
-from npu_isa.isa.ops import Engine, Op, Setup, resolve
+from npu_isa.isa.ops import Engine, Op, Setup
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.footprint import claims, footprints
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import RandomProgram, random_program

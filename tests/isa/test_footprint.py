@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from npu_isa.isa.codec import decode, encode
-from npu_isa.isa.ops import Ops, resolve
 from npu_isa.isa.program import Program
+from npu_isa.isa.resolve import Ops, resolve
 from npu_isa.machine.footprint import footprints, regions
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from npu_isa.isa.ops import Conv, Engine
-from npu_sim.activity import ACTIVITY
+from npu_sim.activity import ACTIVITY, CAUSES
 from npu_sim.counters import (
-    CAUSES,
     EngineRow,
     MatrixUse,
     engine_rows,

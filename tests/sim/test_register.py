@@ -18,9 +18,9 @@ from npu_runtime.verification.models import Workload
 from npu_runtime.verification.randomly import random_case, workload
 from npu_runtime.verification.verify import VerifyReport, verify
 from npu_sim import counters
+from npu_sim.activity import CAUSES
 from npu_sim.random_programs.programs import scrambled
 from npu_sim.register.machine import RegisterRun, run
-from npu_sim.register.state import CAUSES
 
 from tests import hand_programs
 from tests.demo import digits

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from npu_isa.errors import ProgramError
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Op, resolve
+from npu_isa.isa.ops import Op
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.footprint import footprints, regions
 from npu_sim.fast.time.model import Timing, TimingModel, simulate
 from npu_sim.random_programs.machines import random_machine

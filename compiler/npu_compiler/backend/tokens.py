@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from npu_isa.isa.ops import Engine, Memory, Ops, resolve
+from npu_isa.isa.ops import Engine, Memory
 from npu_isa.isa.program import KINDS, Program
+from npu_isa.isa.resolve import Ops, resolve
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import claims, footprints
 from numba import njit

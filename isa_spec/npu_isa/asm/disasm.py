@@ -14,8 +14,9 @@ from npu_isa.errors import ProgramError
 from npu_isa.file.binary import Binary, LayerInfo
 from npu_isa.file.manifest import to_parts
 from npu_isa.isa.codec import decode, operand_values
-from npu_isa.isa.ops import Load, Memory, Op, resolve
+from npu_isa.isa.ops import Load, Memory, Op
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import resolve
 from npu_isa.isa.tables import BY_NAME, ENGINES, SPECS
 
 WIDTH = 110  # columns of directives

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from npu_isa.check.faults import UNITS, Array, First, fault
 from npu_isa.file.binary import code_address, data_address
-from npu_isa.isa.ops import Memory, Op, Ops, Source, Vec
+from npu_isa.isa.ops import Memory, Op, Source, Vec
+from npu_isa.isa.resolve import Ops
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import Accesses, fold_words, vec_words
 from npu_isa.machine.window import axes

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Memory, Op, Ops, name_of
+from npu_isa.isa.ops import Memory, Op, name_of
+from npu_isa.isa.resolve import Ops
 
 Array = NDArray[Any]
 UNITS = {

@@ -42,69 +42,98 @@ class TokenRun(NamedTuple):
     dispatched: Array
 
 
+class Words(NamedTuple):
+    """What the run needs of each operation but the halt: its engine, token masks, and whether it is a setup.
+
+    `work` holds the operations of each engine, one engine after the other from `first` on.
+    """
+
+    engine: Array
+    pop: Array
+    push: Array
+    setup: Array
+    work: Array
+    first: Array
+
+
 @njit(cache=True)
-def run_tokens(
-    engine: Array, pop: Array, push: Array, setup: Array, work: Array, first: Array, queue_depth: int, s: TokenRun,
-    known: Array, ended: Array,
-) -> None:  # fmt: skip
+def _dispatch(w: Words, s: TokenRun, queue_depth: int) -> bool:
+    """Move instructions to queues with a place; an operation in work has left the queue for its engine."""
+    moved = False
+    while s.dispatched[0] < len(w.engine):
+        e = w.engine[s.dispatched[0]]
+        if s.sent[e] - s.done[e] > queue_depth:
+            break
+        s.sent[e] += 1
+        s.dispatched[0] += 1
+        moved = True
+    return moved
+
+
+@njit(cache=True)
+def _take(e: int, pop: int, s: TokenRun, clock: Array, ended: Array) -> bool:
+    """Take a token of every engine in a mask, if all are there; note what their givers knew."""
+    for g in range(ENGINES):
+        if pop >> g & 1 and s.waiting[g, e] == 0:
+            return False
+    for g in range(ENGINES):
+        if pop >> g & 1:
+            giver = s.fifo[g, e, 0]
+            for i in range(1, s.waiting[g, e]):
+                s.fifo[g, e, i - 1] = s.fifo[g, e, i]
+            s.waiting[g, e] -= 1
+            for f in range(ENGINES):
+                clock[e, f] = max(clock[e, f], ended[giver, f])
+    s.taken[e] = 1
+    return True
+
+
+@njit(cache=True)
+def _give(e: int, op: int, push: int, s: TokenRun) -> bool:
+    """End an operation if every FIFO in a mask has room for its token."""
+    for t in range(ENGINES):
+        if push >> t & 1 and s.waiting[e, t] >= s.fifo.shape[2]:
+            return False
+    for t in range(ENGINES):
+        if push >> t & 1:
+            s.fifo[e, t, s.waiting[e, t]] = op
+            s.waiting[e, t] += 1
+    s.done[e] += 1
+    s.taken[e] = 0
+    return True
+
+
+@njit(cache=True)
+def run_tokens(w: Words, queue_depth: int, s: TokenRun, known: Array, ended: Array) -> None:
     """Run until nothing can go on.
 
     An engine works on one operation at a time and gives its tokens all at once. The machine overlaps operations and
     may give tokens singly: it waits for less, so it reaches the halt whenever this run does.
 
     Args:
-        engine, pop, push, setup: of each operation but the halt.
-        work, first: operations of each engine, one engine after the other, and where they start.
+        w: the program.
         queue_depth: of the machine.
         s: the state, at its beginning.
         known: int64 (operations, 4), written: the last operation of each engine that has ended whenever this starts.
         ended: the same when it has ended; scratch.
     """
     clock = np.full((ENGINES, ENGINES), -1, np.int64)
-    depth, moved = s.fifo.shape[2], True
+    moved = True
     while moved:
-        moved = False
-        while s.dispatched[0] < len(engine):
-            e = engine[s.dispatched[0]]
-            if s.sent[e] - s.done[e] > queue_depth:  # one operation has left the queue for its engine
-                break
-            s.sent[e] += 1
-            s.dispatched[0] += 1
-            moved = True
+        moved = _dispatch(w, s, queue_depth)
         for e in range(ENGINES):
             while s.done[e] < s.sent[e]:
-                op, ok = work[first[e] + s.done[e]], True
+                op = w.work[w.first[e] + s.done[e]]
                 if not s.taken[e]:
-                    for g in range(ENGINES):
-                        if pop[op] >> g & 1 and s.waiting[g, e] == 0:
-                            ok = False
-                    if not ok:
+                    if not _take(e, w.pop[op], s, clock, ended):
                         break
-                    for g in range(ENGINES):
-                        if pop[op] >> g & 1:
-                            giver = s.fifo[g, e, 0]
-                            for i in range(1, s.waiting[g, e]):
-                                s.fifo[g, e, i - 1] = s.fifo[g, e, i]
-                            s.waiting[g, e] -= 1
-                            for f in range(ENGINES):
-                                clock[e, f] = max(clock[e, f], ended[giver, f])
-                    s.taken[e] = 1
                     known[op] = clock[e]
                     moved = True
-                for t in range(ENGINES):
-                    if push[op] >> t & 1 and s.waiting[e, t] >= depth:
-                        ok = False
-                if not ok:
+                if not _give(e, op, w.push[op], s):
                     break
                 ended[op] = clock[e]
-                if not setup[op]:  # a setup ends while the operation before it is still in the pipeline
+                if not w.setup[op]:  # a setup ends while the operation before it is still in the pipeline
                     ended[op, e] = op
-                for t in range(ENGINES):
-                    if push[op] >> t & 1:
-                        s.fifo[e, t, s.waiting[e, t]] = op
-                        s.waiting[e, t] += 1
-                s.done[e] += 1
-                s.taken[e] = 0
                 moved = True
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from npu_isa.check import kernels
 from npu_isa.check.faults import UNITS, fault
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Memory, Ops
+from npu_isa.isa.ops import Memory
 from npu_isa.isa.program import KINDS
+from npu_isa.isa.resolve import Ops
 from npu_isa.machine import blocks
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER

@@ -6,7 +6,8 @@ import numpy as np
 
 from npu_isa.check.faults import Array, First
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import MAX_GROUPS, Conv, Load, Memory, Op, Ops, Source, Vec
+from npu_isa.isa.ops import MAX_GROUPS, Conv, Load, Memory, Op, Source, Vec
+from npu_isa.isa.resolve import Ops
 from npu_isa.isa.tables import NO_DIAL, RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import Accesses

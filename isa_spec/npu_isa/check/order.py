@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from npu_isa.check import kernels
 from npu_isa.check.faults import UNITS, First, fault, label
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Conv, Engine, Memory, Op, Ops
+from npu_isa.isa.ops import Conv, Engine, Memory, Op
 from npu_isa.isa.program import KINDS
+from npu_isa.isa.resolve import Ops
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import Access, Accesses, claims
@@ -76,9 +77,8 @@ def _run(ops: Ops, machine: MachineConfig) -> I64:
     )
     known, ended = np.full((2, len(ops), n), -1, np.int64)
     setup = np.isin(ops.kind, SETUPS)
-    kernels.run_tokens(
-        engine, ops.pop, ops.push, setup, np.concatenate(work), first, machine.queue_depth, state, known, ended
-    )
+    words = kernels.Words(engine, ops.pop, ops.push, setup, np.concatenate(work), first)
+    kernels.run_tokens(words, machine.queue_depth, state, known, ended)
     if any(state.done[e] < len(work[e]) for e in Engine):
         raise _deadlock(ops, work, state, machine)
     for giver in Engine:

@@ -28,8 +28,9 @@ from npu_isa.check.order import check_accumulators, check_fences, check_races, c
 from npu_isa.errors import ProgramError
 from npu_isa.file.binary import Binary, data_address
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Op, Ops, resolve
+from npu_isa.isa.ops import Op
 from npu_isa.isa.program import KINDS
+from npu_isa.isa.resolve import Ops, resolve
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import footprints
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_isa.isa.ops import Load, Memory, Op, Ops, Source
+from npu_isa.isa.ops import Load, Memory, Op, Source
+from npu_isa.isa.resolve import Ops
 from npu_isa.machine.blocks import param_block_rows, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 

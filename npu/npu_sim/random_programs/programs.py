@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from npu_isa.check.program import check_program
 from npu_isa.file.binary import data_address
-from npu_isa.isa.ops import Op, Ops, Vec, resolve
+from npu_isa.isa.ops import Op, Vec
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import Ops, resolve
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 

@@ -6,8 +6,9 @@ from itertools import pairwise, permutations
 
 import numpy as np
 from npu_isa.check.order import check_tokens
-from npu_isa.isa.ops import Engine, Op, Vec, resolve
+from npu_isa.isa.ops import Engine, Op, Vec
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import Access, claims, footprints
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from npu_sim.activity import CAUSES
 from npu_sim.kernel import cached, inlined
 from npu_sim.register import array, dma, fetch, front, matrix, vector
 from npu_sim.register.front import CONV, LOAD, LOADED, LOADING, MATRIX, PORTS, SHADOW, STORE, TOKENS, VECTOR, WORK
-from npu_sim.register.state import CAUSES, Front, Machine, Matrix, Memories, Pe
+from npu_sim.register.state import Front, Machine, Matrix, Memories, Pe
 from npu_sim.sources import depend_on, digest
 
 HALTED, STUCK, TOO_LONG = range(3)

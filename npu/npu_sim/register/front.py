@@ -6,8 +6,9 @@ are called so that each reads what was in the registers before the clock edge; w
 
 from typing import Any
 
+from npu_sim.activity import CAUSES
 from npu_sim.kernel import inlined, kernel
-from npu_sim.register.state import CAUSES, Front
+from npu_sim.register.state import Front
 
 LOAD, MATRIX, VECTOR, STORE = 0, 1, 2, 3
 HALT, GEOM, GROUPS, CONV, VGEOM, VEC, LOAD_OP, FOLD, STORE_OP = range(9)

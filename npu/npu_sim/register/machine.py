@@ -7,15 +7,16 @@ import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import resolve
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import resolve
 from npu_isa.isa.tables import BY_NAME, ENGINES, TIMING
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
+from npu_sim.activity import CAUSES
 from npu_sim.register import clock, front
 from npu_sim.register.power import power_up
-from npu_sim.register.state import CAUSES, TIMES, VECTOR_STAGES, Array, Machine
+from npu_sim.register.state import TIMES, VECTOR_STAGES, Array, Machine
 
 MOST_CYCLES = 1 << 40
 STATES = {

@@ -12,6 +12,7 @@ from npu_isa.isa.tables import RAW, SPECS
 from npu_isa.machine.config import ACT_REGIONS
 from numpy.typing import NDArray
 
+from npu_sim.activity import CAUSES
 from npu_sim.kernel import kernel, record
 
 Array = NDArray[Any]
@@ -25,11 +26,6 @@ PIXEL_RING = 4  # slots of what travels from address to extraction, one per cycl
 EIGHT = 16  # row of Matrix.unit: the byte's value; the rows before are its 4-bit code at a position
 REWIND = 4096  # registers that all move one place per clock stand in a buffer with so much room before them; the place
 # where they begin moves instead, and they are brought back to the end when it has reached the front
-CAUSES = (
-    *("stream", "bank", "busy", "setup", "weights", "dram", "port"),
-    *("token_load", "token_matrix", "token_vector", "token_store"),
-    *("token_full", "drain", "fetch", "queue", "idle"),
-)
 TIMES = ("dispatch", "accept", "start", "issue_end", "end")
 # rows of Vector.lanes
 BIAS, MULT, MULT2, SHIFT, SHIFT3, SHIFT4, SUM1, BIASED, PRODUCT, ADDED, CLAMPED, RES1, RES2, RES3 = range(14)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from npu_isa.check.program import check_extraction
-from npu_isa.isa.ops import Conv, Engine, Op, Source, Vec, resolve
+from npu_isa.isa.ops import Conv, Engine, Op, Source, Vec
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import resolve
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 

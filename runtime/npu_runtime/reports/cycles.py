@@ -4,14 +4,8 @@ import numpy as np
 from npu_isa.file.binary import LayerInfo
 from npu_isa.isa.ops import Engine
 from npu_isa.machine.config import MachineConfig
-from npu_sim.activity import WORK
-from npu_sim.counters import (
-    CAUSES,
-    engine_rows,
-    ideal_cycles,
-    layer_cycles,
-    spent,
-)
+from npu_sim.activity import CAUSES, WORK
+from npu_sim.counters import engine_rows, ideal_cycles, layer_cycles, spent
 
 from npu_runtime.reports.tables import Row, Table
 from npu_runtime.session.provenance import provenance

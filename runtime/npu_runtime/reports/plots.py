@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from npu_isa.isa.ops import Engine, Setup
-from npu_sim.counters import CAUSES
+from npu_sim.activity import CAUSES
 
 from npu_runtime.reports.evaluating import RunReport, images_run
 from npu_runtime.session.session import Session

@@ -16,8 +16,9 @@ from npu_compiler.qgraph.ir import QuantizedGraph
 from npu_isa.errors import NpuError, did_you_mean
 from npu_isa.file.binary import Binary, data_address
 from npu_isa.isa.codec import decode
-from npu_isa.isa.ops import Engine, Ops, resolve
+from npu_isa.isa.ops import Engine
 from npu_isa.isa.program import Instruction
+from npu_isa.isa.resolve import Ops, resolve
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 

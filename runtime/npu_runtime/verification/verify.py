@@ -192,7 +192,7 @@ def _compare_arrays(arrays: Mapping[str, Array], name: Callable[[tuple[int, ...]
 
 
 def _cause(at: tuple[int, ...]) -> str:
-    from npu_sim.counters import CAUSES
+    from npu_sim.activity import CAUSES
 
     return f"cycles of the {ENGINES[at[0]]} engine by cause {CAUSES[at[1]]}"
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Ops, Setup, Store, Vec
+from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Vec
+from npu_isa.isa.resolve import Ops
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import timing as rules
 from npu_isa.machine.config import FETCH_WORDS, MachineConfig
