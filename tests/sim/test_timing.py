@@ -331,7 +331,7 @@ def test_the_programs_meet_every_cause_of_waiting():
         seen |= {(engine, cause) for engine, causes in found.items() for cause in causes}
     for engine in ("load", "matrix", "vector", "store"):
         tokens = {f"token_{e}" for e in ("load", "matrix", "vector", "store") if e != engine}
-        missing = {"port", "queue", "idle"} | tokens
+        missing = {"port", "fetch", "queue", "idle"} | tokens
         missing |= {"matrix": {"stream", "bank", "weights", "setup"}, "vector": {"busy", "drain", "setup"}}.get(
             engine, {"busy", "dram"}
         )
