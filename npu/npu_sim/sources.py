@@ -6,11 +6,8 @@ the digest, and calls `depend_on` with it: without a use there would be nothing 
 """
 
 import hashlib
-import inspect
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
-from typing import Any
 
 from numba.extending import register_jitable
 
@@ -28,24 +25,6 @@ def digest(package: str) -> str:
 @register_jitable
 def depend_on(sources: str) -> None:
     """Do nothing: a kernel that calls this is compiled anew when `sources`, which it captures, has changed."""
-
-
-def is_cached(kernel: Any) -> bool:
-    """Return whether Numba's cache holds a kernel, wherever it is (NUMBA_CACHE_DIR), for arguments of some types.
-
-    Args:
-        kernel: made by `njit` with cache=True.
-    """
-    try:
-        held = kernel._cache._cache_file._load_index()  # empty if of another Numba or another text of its file
-        _, processor, content = kernel._cache._index_key(None, kernel.targetctx.codegen())
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-    ):  # of another Numba: is there anything of that file, in the folder that it tells?
-        return any(Path(kernel.stats.cache_path).glob(f"{Path(inspect.getfile(kernel.py_func)).stem}.*.nbi"))
-    return any(key[1:] == (processor, content) for key in held)
 
 
 def _modules(folder: Traversable) -> list[Traversable]:

@@ -3,12 +3,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numba
 import pytest
 from npu_sim import numba_options, sources
-from npu_sim.fast.values import execute, is_compiled
 
 compiled = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled (NUMBA_DISABLE_JIT)")
 MODULE = """
@@ -41,36 +39,6 @@ def test_a_kernel_is_compiled_again_for_other_sources(make):
         kernel = make(digest)
         assert kernel(4) == 5
         assert sum(kernel.stats.cache_hits.values()) == hits
-
-
-@compiled
-@pytest.mark.parametrize("folder", ["", "elsewhere"])
-def test_what_numba_s_cache_holds(make, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", folder and str(tmp_path / folder))
-    assert not sources.is_cached(make("a"))
-    make("a")(4)
-    assert sources.is_cached(make("a"))
-    assert not sources.is_cached(make("b"))
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "empty"))
-    assert not sources.is_cached(make("a"))
-
-
-@compiled
-def test_what_another_numba_s_cache_holds(make, monkeypatch):
-    """One without the methods of this one: it is asked for its folder alone."""
-    monkeypatch.delattr("numba.core.caching.Cache._index_key")
-    kernel = make("a")
-    folder = Path(kernel.stats.cache_path)
-    assert not sources.is_cached(kernel)
-    folder.mkdir(exist_ok=True)
-    (folder / "kernels_for_a_test.compiled.locals.kernel-5.py311.nbi").write_bytes(b"")
-    assert sources.is_cached(kernel)
-
-
-def test_the_value_simulator_is_compiled_once_it_has_run():
-    assert isinstance(is_compiled(), bool)
-    if numba.config.DISABLE_JIT or execute.run.signatures:
-        assert is_compiled()
 
 
 def test_a_digest_knows_an_edit_in_an_inner_package(tmp_path, monkeypatch):

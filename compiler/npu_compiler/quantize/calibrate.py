@@ -16,7 +16,7 @@ from npu_compiler.threads import threads
 BINS = 2048
 SAMPLES = 1 << 13  # values of a channel that its histogram holds, about, spread over all images
 BATCH_ELEMENTS = 1 << 22  # values of the largest tensor of a batch of images
-PIXEL_LIMIT = 1e30  # of a pixel after preprocessing: sums of them stay within float32
+PIXEL_LIMIT = 1e15  # of a pixel after preprocessing: squares and sums of them stay within float32
 
 F64 = NDArray[np.float64]
 

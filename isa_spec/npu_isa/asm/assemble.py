@@ -135,7 +135,8 @@ def _value(node: Token | Tree[Token]) -> Any:
                 return json.loads(node)
             except json.JSONDecodeError as error:
                 raise WrongError(_column(node) + error.pos, "not a text", "texts are written as in JSON") from None
-    return (str(node),)
+        case _:  # a bare word
+            return (str(node),)
 
 
 def _unreadable(line: str, error: UnexpectedInput) -> WrongError:

@@ -130,6 +130,8 @@ class Draft:
             case ".tile":
                 assert value is not None
                 self._tile = -1 if isinstance(value.value, tuple) else _note(value)
+            case _:
+                raise AssertionError(head)  # the grammar knows no other
 
     def _only(self, statement: Statement, field: str, spot: tuple[int, int]) -> Any:
         assert statement.value is not None

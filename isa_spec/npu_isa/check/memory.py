@@ -107,4 +107,5 @@ def _fault(ops: Ops, index: int, status: int, a: int, b: int, parts: int) -> Pro
             return fault(op, "its multipliers come from an indexed load", hint)
         case kernels.SHIFT:
             return fault(op, f"its parameter block has a shift of {a}, 1..{MAX_SHIFT} is possible")
-    return fault(op, f"its parameter block has a multiplier of {a}, at most {MAX_MULTIPLIER} is possible")
+        case _:
+            return fault(op, f"its parameter block has a multiplier of {a}, at most {MAX_MULTIPLIER} is possible")

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from npu_isa.isa.ops import GROUP, Source
-from numba import config, njit
+from numba import njit
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.kernels import chosen
 from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, VECTOR, Memory, Program
 from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
-from npu_sim.sources import depend_on, digest, is_cached
+from npu_sim.sources import depend_on, digest
 
 Array = NDArray[Any]
 Record = Any  # a row of a table
@@ -315,8 +315,3 @@ def compiled(sources: str, kernels: str) -> Callable[..., None]:
 
 
 run = compiled(digest("npu_sim.fast.values"), chosen.__name__)
-
-
-def is_compiled() -> bool:
-    """Return whether `run` need not be compiled: it has been, in this process or before, or nothing is compiled."""
-    return bool(config.DISABLE_JIT or run.signatures) or is_cached(run)  # type: ignore[attr-defined]
