@@ -57,7 +57,7 @@ def catalogue() -> dict[str, Model]:
     """Return the convolutional models by name, with the geometry that the data's README states."""
     found = {}
     for row in json.loads((DATA / "models" / "models.json").read_text())["models"]:
-        if row["name"].startswith("vit"):
+        if row["name"].startswith(("vit", "deit", "swin")):
             continue
         entry, side = row["input"], row["input"]["shape"][2]
         if row["dataset"] == "cifar10":

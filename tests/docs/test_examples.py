@@ -82,7 +82,7 @@ def test_demo_table_is_up_to_date(name):
     """Cycles in 8 and in 4 bits throughout: they depend on no rounding of a float. `make demo` prints the table."""
     demo = ROOT / "tests" / "demo"
     session = Session(compile_file(demo / "digits.onnx", demo / "digits_train.npz").binary)
-    rows = dict(re.findall(r"^ {4} *(\d+) +[\d.]+ +[\d.]+ +[\d.]+ +([\d,]+) ", TEXTS[ROOT / name], re.MULTILINE))
+    rows = dict(re.findall(r"^ {4} *(\d+) +[\d.]+ .*?(\d+,\d{3}) ", TEXTS[ROOT / name], re.MULTILINE))
     for ratio in (0, 100):
         session.set_ratio(ratio)
         assert rows[str(ratio)] == f"{session.timing().total_cycles:,}"

@@ -1,6 +1,7 @@
 """From an ONNX file to the float graph: float models and symmetric QDQ models.
 
-Each supported operator has one small function (`ops`, `moves`, `qdq`); this module finds the image and walks the nodes.
+`model` makes the file ready, `image` finds the image; each supported operator has one small function (`ops`, `moves`,
+`qdq`). This module walks the nodes.
 """
 
 from collections.abc import Iterable

@@ -12,7 +12,7 @@ from npu_runtime.cli.arguments import numbers_of, refuse, shape
 from npu_runtime.cli.paths import InputPath, kind_of
 from npu_runtime.data.dataset import PreprocessOptions, preprocess_options
 
-MODEL_HELP = "float or QDQ model, opset 11 to 21"
+MODEL_HELP = "float or QDQ model; opsets outside 11 to 21 are converted"
 
 
 def add_model(parser: argparse.ArgumentParser, *kinds: str, text: str = MODEL_HELP, parts: bool = True) -> None:

@@ -48,7 +48,7 @@ def prepare(
     """Read and check what takes no time, before the minutes that quantization may take.
 
     Args:
-        model: ONNX file, opset 11 to 21, one image input (N, C, H, W).
+        model: ONNX file, one image input (N, C, H, W); opsets outside 11 to 21 are converted where onnx can.
         calibration: data set (see `npu_runtime.data.dataset.load_dataset`), or its path; labels are not needed.
         preprocess: from pixels to the model's input; pixel / 255 if None.
         options: quantization choices; the defaults if None.
