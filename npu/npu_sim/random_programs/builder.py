@@ -8,7 +8,15 @@ import numpy as np
 from npu_isa.isa.ops import Memory
 from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import NO_DIAL
-from npu_isa.machine.blocks import weight_block_words
+from npu_isa.machine.blocks import (
+    ParamBlock,
+    WeightBlock,
+    pack_params,
+    pack_weights,
+    param_block_rows,
+    position_words,
+    weight_block_words,
+)
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
@@ -272,31 +280,30 @@ class Builder:
 
     def _load_params(self, taps: int, register: int, places: int, bits: int, residual: Tensor | None) -> int:
         """Load one parameter block for sums of about `bits` bits and return its first row."""
-        cols, rows = self.machine.array_cols, 3 + -(-taps // 4)
+        cols, rows = self.machine.array_cols, param_block_rows(taps)
         at = self._room(rows, self.machine.param_rows, self.param_next)
         self.param_next = at + rows
         spread_bits = bits if self._chance(0.8) else self._number(4, 31)
         bias = self.rng.integers(-(1 << spread_bits), 1 << spread_bits, ((places + 1), cols)).astype("<i4")
         mult, shift, second = self._scales(bits, residual)
-        head = np.stack([mult | shift << 16, second]).astype("<u4")
-        tail = self.rng.integers(0, 1 << 32, (rows - 3, cols), dtype=np.uint32)
-        static = np.concatenate([head, tail])
+        quads = self.rng.integers(0, 1 << 32, (rows - param_block_rows(0), cols), dtype=np.uint32)
+        weights = quads.astype("<u4")[..., None].view(np.int8).transpose(0, 2, 1).reshape(-1, cols)
+        block = pack_params(ParamBlock(bias[0], mult, shift, second, weights))
         if register == NO_DIAL:
-            self._load_constants(Memory.PARAM, np.concatenate([bias[:1].view("<u4"), static]), rows * 4 * cols, at)
+            self._load_constants(Memory.PARAM, block, rows * 4 * cols, at)
         else:
             table = {"indexed": 1, "register": register, "table_pitch": 4 * cols, "table_entries": places + 1}
             self._load_constants(Memory.PARAM, bias, 4 * cols, at, table)
-            self._load_constants(Memory.PARAM, static, (rows - 1) * 4 * cols, at + 1)
+            self._load_constants(Memory.PARAM, block[1:], (rows - 1) * 4 * cols, at + 1)
         return at
 
     def _weight_block(self, places: int, taps: int) -> Array:
         """Return random weights and positions of a conv."""
-        words = weight_block_words(self.machine, places, taps)
-        body = places * taps * WORD * self.machine.array_cols
-        nibbles = self.rng.integers(0, 5, (words * WORD - body, 2), dtype=np.uint8)
+        cols, head = self.machine.array_cols, position_words(self.machine) * WORD
+        positions = self.rng.integers(0, 5, (places, 2 * head), dtype=np.uint8)
         span = self._number(1, 128)
-        data = self.rng.integers(-span, span, body).astype(np.int8).view(np.uint8)
-        return np.concatenate([nibbles[:, 0] | nibbles[:, 1] << 4, data])
+        weights = self.rng.integers(-span, span, (places, taps, WORD, cols)).astype(np.int8)
+        return pack_weights(WeightBlock(positions[:, :cols], weights), self.machine)
 
     def _load_weights(self, block: Array) -> int:
         """Load a weight block and return its address."""
