@@ -28,7 +28,7 @@ from npu_isa.isa.ops import (
     name_of,
 )
 from npu_isa.isa.program import ENGINE_OF, KINDS, Array, Instruction, Program
-from npu_isa.isa.tables import RAW
+from npu_isa.isa.tables import BY_NAME, RAW
 
 TABLE: int = RAW["table_entries_per_word"]
 _ROWS: dict[str, type[Conv | Vec | Load | Fold | Store]] = {
@@ -40,12 +40,11 @@ _ROWS: dict[str, type[Conv | Vec | Load | Fold | Store]] = {
 }
 _STATE: dict[str, type[Geom | VGeom]] = {"conv": Geom, "vec": VGeom}  # whose fields a row holds as `geom`
 _SETUPS = ("geom", "groups", "vgeom")
-NAMES = tuple(KINDS)
-assert {"halt", *_SETUPS, *_ROWS} == set(KINDS), "every instruction of isa.toml is known here"
-
-
+_NAMES = tuple(KINDS)
 _RESOLVED = ("index", "pop", "push", "geom", "groups", "shifts")  # fields of rows that are no operands
 _OWN = {name: [f.name for f in fields(row) if f.name not in _RESOLVED] for name, row in _ROWS.items()}
+assert {"halt", *_SETUPS, *_ROWS} == set(KINDS), "every instruction of isa.toml is known here"
+assert all(set(own) == {o.name for o in BY_NAME[name].operands} for name, own in _OWN.items()), "so is every operand"
 
 
 def _columns(name: str) -> list[str]:
@@ -137,7 +136,7 @@ class Ops(Sequence[Op]):
     def _made(self, index: int, geoms: dict[tuple[int, ...], Geom | VGeom]) -> Op:
         """Return an operation as a row; rows with equal geometry share it through `geoms`."""
         head = (index, int(self.pop[index]), int(self.push[index]))
-        name = NAMES[self.kind[index]]
+        name = _NAMES[self.kind[index]]
         if name == "halt":
             return Halt(*head)
         if name in _SETUPS:
