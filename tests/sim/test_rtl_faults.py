@@ -44,7 +44,7 @@ FAULTS = {  # file, expression, wrong expression
     "a word that is read twice takes two turns": ("pass_planner", "!again[j]", "1'b1"),
     "words of a pixel are not kept": ("act_path", "(arrives_q)", "1'b1"),
     "column 0 of the image is padding": ("pixel_stream", "x >= 0", "x > 0"),
-    "accumulate overwrites": ("matrix_engine", "pass_first && !conv.accumulate", "pass_first"),
+    "accumulate overwrites": ("matrix_engine", "!pass_first || conv.accumulate", "!pass_first"),
     "ports of the last taps' region are not taken": ("region_mask", "28'(taps) * 28'(dilation)", "28'd0"),
     "taps never run fastest": ("entry_walker", "geom.tap_fastest || last_place", "last_place"),
     "the boundary is not cut to the places covered": ("matrix_control", "below < conv.group_count", "1'b1"),

@@ -156,7 +156,7 @@ def extract_pixel(t: int, r: Any, mx: Matrix, pe: Pe) -> None:
             enter_eight(at, k, mx.word[finds, k, part:], unit, rows, pe.skew_act)
         pe.skew_shift[(at + rows) & mask, k] = shift if four else 0
     control = pe.skew_control[(t + 1 + rows + len(segments)) & mask]
-    control[0], control[1], control[2] = pixel["row"], pixel["keep"], pixel["last"]
+    control[0], control[1], control[2] = pixel["row"], pixel["accumulate"], pixel["last"]
     if four:
         r["wave"]["odd"] = t + rows + len(segments) + pe.acc.shape[1] + 1
 
@@ -223,9 +223,9 @@ def rewind(buffer: Array, count: int) -> None:
 def accumulate(control: Array, total: Array, stage: Array, acc: Array) -> Any:
     """Step read, add and write of each column's accumulators; return 1 when the last pixel of a conv was written."""
     cols = acc.shape[1]
-    row, keep = control[: cols + 2], control[cols + 2 :]
+    row, adds = control[: cols + 2], control[cols + 2 :]
     for c in range(cols):
-        done, read = stage[2, c], acc[np.uint32(row[c]), c] & keep[c]
+        done, read = stage[2, c], acc[np.uint32(row[c]), c] & adds[c]
         stage[2, c] = np.int32(stage[0, c] + np.int64(stage[1, c]))
         stage[0, c], stage[1, c] = read, total[c]
         acc[np.uint32(row[c + 2]), c] = done

@@ -72,8 +72,8 @@ def observe_accumulators(t: int, r: Any, pe: Pe) -> None:
     row, rows, cols = r["read"]["acc_row"], r["sizes"]["acc_rows"], pe.acc.shape[1]
     before = r["wave"]["head"] + 1  # the registers before this clock edge
     for c in range(cols if row >= 0 else 0):
-        other, keep = pe.control[before + c], pe.control[before + cols + 2 + c]
-        if keep and other // rows == row // rows:
+        other, adds = pe.control[before + c], pe.control[before + cols + 2 + c]
+        if adds and other // rows == row // rows:
             r["notes"]["double_reads"] += 1
             return
 

@@ -299,7 +299,7 @@ def complete_pixel(t: int, r: Any, f: Front) -> None:
     last = stream["pixel"] + 1 == conv["tile_h"] * conv["tile_w"]
     pixel["go"], pixel["four"], pixel["unsigned"], pixel["dynamic"] = 1, stream["four"], g["unsigned"], g["dynamic"]
     pixel["row"] = conv["acc_half"] * r["sizes"]["acc_rows"] + conv["acc_row"] + stream["pixel"]
-    pixel["keep"] = 0 if stream["first"] and not conv["accumulate"] else -1
+    pixel["accumulate"] = 0 if stream["first"] and not conv["accumulate"] else -1
     pixel["last"] = 1 if last and stream["last"] else 0
     stream["step"] = 0
     stream["pixel"] += 1

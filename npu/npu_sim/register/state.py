@@ -151,7 +151,7 @@ PIXEL = record(  # control that travels with a wavefront
     "unsigned",  # 1 bit
     "dynamic",  # 1 bit: positions are found from the words
     "row",  # 17 bits: accumulator row, those of the second half behind the first
-    "keep",  # 1 bit (-1 or 0): add to what is there
+    "accumulate",  # 1 bit (-1 or 0): add to what is there
     "last",  # 1 bit: last pixel of the instruction
 )
 WAVE = record(
@@ -325,7 +325,7 @@ class Pe(NamedTuple):
     )
     skew_act: Array  # (cycle, 2 x rows): skew registers, row i of segment k has i + k; a ring by the cycle of arrival
     skew_shift: Array  # (cycle, segments): s_act on its way to the shifters
-    skew_control: Array  # (cycle, 3): accumulator row, keep, last on their way to the accumulators
+    skew_control: Array  # (cycle, 3): accumulator row, accumulate, last on their way to the accumulators
     line: Array  # (batch, row, 2, columns): skew registers: weights, s_wgt; column c of segment k has k + c
     line_to: (
         Array  # (batch, row, 3): segment, -1 none; first place of its row in `shadow`; 1 bit: first row of the segment
@@ -334,7 +334,7 @@ class Pe(NamedTuple):
     s_act: Array  # s x 3 bits, see REWIND: s_act at the shifters
     shift: Array  # (2, s) 3 bits: s_wgt at the shifters, its shadow
     total: Array  # (2, s + columns) 32 bits; the first segment is the zero that enters segment 0
-    control: Array  # 3 x (columns + 2), see REWIND: row, keep, last beside the accumulators, one column per cycle
+    control: Array  # 3 x (columns + 2), see REWIND: row, accumulate, last beside the accumulators, one column per cycle
     stage: Array  # (3, columns) 32 bits: accumulator read, total beside it, their sum
     acc: Array  # (2 halves x rows + 1 that stands for "no write", columns) 32 bits
 

@@ -42,7 +42,7 @@ module acc_column #(
     acc_o <= acc_i;
     acc_o.valid <= acc_i.valid && !rst;
     // add
-    written_data <= total_q + (acc_o.overwrite ? '0 : old_sum);
+    written_data <= total_q + (acc_o.accumulate ? old_sum : '0);
     written <= acc_o;
     written.valid <= acc_o.valid && !rst;
   end

@@ -34,7 +34,7 @@ package engine_pkg;
     logic        valid;
     logic        half;
     logic [15:0] row;
-    logic        overwrite;  // the first pass of a conv that does not accumulate
+    logic        accumulate;  // add to what is there: all but the first pass of a conv that does not accumulate
     logic        last;       // the conv's last pixel
   } acc_t;
 
@@ -53,7 +53,7 @@ package engine_pkg;
   // A pass, as the pixel stream runs it; constant for all its pixels.
   typedef struct packed {
     logic               form4;
-    logic               overwrite;
+    logic               accumulate;
     logic               last_pass;  // of the conv
     logic [6:0]         last_turn;  // bank factor - 1
   } pass_t;

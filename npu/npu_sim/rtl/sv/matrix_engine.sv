@@ -258,7 +258,7 @@ module matrix_engine #(
       .wload_wgt(wload_wgt)
   );
 
-  assign plan_pass = {plan_form4, pass_first && !conv.accumulate, plan_last, plan_last_turn};
+  assign plan_pass = {plan_form4, !pass_first || conv.accumulate, plan_last, plan_last_turn};
 
   logic active, complete, is_dynamic;
   logic [SEGMENTS-1:0] arrives, in_image;

@@ -100,7 +100,7 @@ module pixel_stream #(
   assign flags = {start, pass.form4, tile.is_unsigned};
   assign is_dynamic = tile.is_dynamic;
   assign acc = {
-    active && complete, tile.half, place.acc_row, pass.overwrite, pass.last_pass && tile_end
+    active && complete, tile.half, place.acc_row, pass.accumulate, pass.last_pass && tile_end
   };
 
 endmodule
