@@ -44,13 +44,20 @@ def random_machine(rng: np.random.Generator) -> MachineConfig:
     ).check()
 
 
-def tiny_machine(rng: np.random.Generator) -> MachineConfig:
-    """Return a consistent machine whose activation memory holds a few pixels: most operands pass through DRAM."""
+def tiny_machine(rng: np.random.Generator, times: int = 1) -> MachineConfig:
+    """Return a consistent machine whose activation memory holds a few pixels: most operands pass through DRAM.
+
+    Args:
+        rng: chooses the machine.
+        times: as large as this the activation memory, where a network needs more than the few pixels.
+    """
     machine = random_machine(rng)
     unit = machine.act_banks * 16
     region = unit * max(1, int(rng.choice([64, 128, 256, 512, 1024, 2048])) // unit)
     acc_rows = int(rng.choice([8, 16, 64]))
-    return replace(machine, name="tiny", act_region_bytes=region, acc_rows=acc_rows, instruction_words=1 << 20).check()
+    return replace(
+        machine, name="tiny", act_region_bytes=times * region, acc_rows=acc_rows, instruction_words=1 << 20
+    ).check()
 
 
 @dataclass(frozen=True)

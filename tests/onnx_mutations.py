@@ -14,9 +14,9 @@ from google.protobuf.message import Message
 from npu_isa.errors import NpuError
 from onnx import helper
 
+from tests.mutations import Rng, flip
 from tests.onnx_models import Net, example
 
-Rng = np.random.Generator
 Place = tuple[Message, FieldDescriptor]
 INTEGERS = [0, 1, 2, 3, 7, 10, 11, 16, 99, 119, -1, -2, 1 << 20, 1 << 31, 1 << 40, 10**12, (1 << 63) - 1, -(1 << 63)]
 FLOATS = [0.0, -0.0, 1.0, -1.0, 1e-30, 1e38, float("inf"), float("-inf"), float("nan")]
@@ -48,14 +48,6 @@ def outcome(path: Path) -> str:
 
 
 # -- bytes
-
-
-def flip(data: bytes, rng: Rng) -> bytes:
-    """Change up to eight bytes anywhere."""
-    changed = bytearray(data)
-    for at in rng.integers(0, len(data), int(rng.integers(1, 9))):
-        changed[at] ^= int(rng.integers(1, 256))
-    return bytes(changed)
 
 
 def cut(data: bytes, rng: Rng) -> bytes:
