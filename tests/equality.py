@@ -40,7 +40,6 @@ def random_machine(rng: np.random.Generator) -> MachineConfig:
         dram_burst_bytes=64,
         queue_depth=int(rng.choice([2, 4, 16])),
         token_depth=int(rng.choice([2, 4, 64])),
-        instruction_words=1 << 20,
     ).check()
 
 
@@ -55,9 +54,7 @@ def tiny_machine(rng: np.random.Generator, times: int = 1) -> MachineConfig:
     unit = machine.act_banks * 16
     region = unit * max(1, int(rng.choice([64, 128, 256, 512, 1024, 2048])) // unit)
     acc_rows = int(rng.choice([8, 16, 64]))
-    return replace(
-        machine, name="tiny", act_region_bytes=times * region, acc_rows=acc_rows, instruction_words=1 << 20
-    ).check()
+    return replace(machine, name="tiny", act_region_bytes=times * region, acc_rows=acc_rows).check()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from npu_isa.isa.tables import BY_OPCODE, header_field
 
 Rng = np.random.Generator
 Arrays = dict[str, np.ndarray]
-INT64 = 1 << 63
 STRANGE = [None, True, "", "x", [], {}, 0.5, -1, 0, 1, 255, 256, 1 << 16, 1 << 31, 1 << 32, 1 << 70, 10**400, 1e308]
 
 

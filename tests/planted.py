@@ -1,4 +1,4 @@
-"""Copies of a package of kernels with one line changed, run uncompiled."""
+"""Faults to plant: wrong rules of time, and copies of a package of kernels with one line changed, run uncompiled."""
 
 import sys
 from collections.abc import Iterator
@@ -15,6 +15,13 @@ def kernel(function):
 
 inlined = cached = kernel
 """
+
+ENGINE_RULES = {  # of npu_isa.machine.timing: what is wrong about what each returns
+    "conv_passes": lambda found: (1,) * len(found),  # no bank conflicts
+    "weight_load_cycles": lambda found: found + 1,
+    "array_latency": lambda found: found - 1,
+    "vec_issue_cycles": lambda found: found + 1,
+}
 
 
 @contextmanager

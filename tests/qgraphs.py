@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from npu_compiler.qgraph.ir import (
-    GROUP,
     Clamp,
     Epilogue,
     Leaky,
@@ -22,6 +21,7 @@ from npu_compiler.qgraph.ir import (
     Residual,
     Window,
 )
+from npu_compiler.quantize.prepare import dense_map
 
 IDENTITY = (1 << 14, 14)
 
@@ -60,11 +60,6 @@ def with_dynamic_positions(graph: QuantizedGraph, clips: tuple[int, ...] = (0, 1
         return replace(node, lowering=replace(node.lowering, extract="dynamic", act_shift=shifts))
 
     return replace(graph, nodes=tuple(map(dynamic, graph.nodes)))
-
-
-def dense_map(channels: int) -> tuple[int, ...]:
-    """Return the channel map of a tensor whose channels follow each other."""
-    return tuple(range(channels)) + (-1,) * (-channels % GROUP)
 
 
 class _Builder:

@@ -11,7 +11,7 @@ from npu_isa.isa.ops import Conv, Memory, Source
 from npu_isa.isa.resolve import Ops
 from npu_isa.machine import timing as rules
 from npu_isa.machine.blocks import param_block_rows, weight_block_words
-from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import fold_words, load_unit, vec_words
 from numpy.typing import NDArray
 
@@ -61,12 +61,11 @@ def fixed_activity(ops: Ops, machine: MachineConfig) -> Array:
     found["param_reads"][at] = param_block_rows(np.where(vec["source"] == Source.MAC, taps, 0))
     found["acc_reads"][at] = np.where(window, 0, pixels)
     at, runs = load["index"], load["rows"] * load["cols"]
+    words = -(-load["run"] // load_unit(load["memory"], machine))
     for memory, name in ((Memory.ACT, "act"), (Memory.WEIGHT, "weight"), (Memory.PARAM, "param")):
-        written = runs * -(-load["run"] // load_unit(memory, machine))
-        found[f"{name}_writes"][at] = np.where(load["memory"] == memory, written, 0)
+        found[f"{name}_writes"][at] = np.where(load["memory"] == memory, runs * words, 0)
     found["act_writes"][fold["index"]] = fold["rows"] * fold["cols"] * fold_words(fold)
-    words = -(-store["run"] // load_unit(Memory.ACT, machine))
-    found["act_reads"][store["index"]] = store["rows"] * store["cols"] * words
+    found["act_reads"][store["index"]] = store["rows"] * store["cols"] * -(-store["run"] // WORD_BYTES)
     return found
 
 

@@ -1,4 +1,4 @@
-"""How the kernels of the event loop and of the register-level machine are compiled, and the records that they work on.
+"""How the simulators' kernels are compiled, and the records that those of time and registers work on.
 
 Kernels allocate nothing, so they are compiled without Numba's runtime where it can be left out: counting references to
 the arrays that travel through a cycle would take longer than the cycle's work. What every cycle calls is put into its

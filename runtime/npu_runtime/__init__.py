@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from npu_isa.file.container import save as save_binary
     from npu_isa.machine.config import MachineConfig, load_machine
 
-    from npu_runtime.data.dataset import Dataset, Geometry, PreprocessOptions, load_dataset
+    from npu_runtime.data.dataset import Dataset, load_dataset
+    from npu_runtime.data.geometry import Geometry
+    from npu_runtime.data.preprocess import PreprocessOptions
     from npu_runtime.reports.choices import explain_groups, explain_layers
     from npu_runtime.reports.cycles import report
     from npu_runtime.reports.evaluating import evaluate
@@ -92,7 +94,9 @@ _HOMES = {
     "npu_isa.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "npu_isa.file.binary": ("Binary",),
     "npu_isa.machine.config": ("MachineConfig", "load_machine"),
-    "npu_runtime.data.dataset": ("Dataset", "Geometry", "PreprocessOptions", "load_dataset"),
+    "npu_runtime.data.dataset": ("Dataset", "load_dataset"),
+    "npu_runtime.data.geometry": ("Geometry",),
+    "npu_runtime.data.preprocess": ("PreprocessOptions",),
     "npu_runtime.reports.choices": ("explain_groups", "explain_layers"),
     "npu_runtime.reports.cycles": ("report",),
     "npu_runtime.reports.evaluating": ("evaluate",),

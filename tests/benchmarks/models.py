@@ -22,7 +22,8 @@ from npu_compiler.quantize.calibrate import pixel_values
 from npu_isa.errors import NpuError
 from npu_isa.file.container import to_bytes
 from npu_isa.machine.config import load_machine
-from npu_runtime.data.dataset import Dataset, Geometry, load_dataset
+from npu_runtime.data.dataset import Dataset, load_dataset
+from npu_runtime.data.geometry import Geometry
 from npu_runtime.reports.evaluating import evaluate
 from npu_runtime.session.session import Session
 

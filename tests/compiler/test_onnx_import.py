@@ -372,7 +372,8 @@ def test_split(opset, sizes, axis, tmp_path):
     first = net.node("Split", "x", *more, outputs=2, axis=axis, **attrs)
     channels = sizes or [3, 3]
     branch = net.conv(f"{first}.1", channels[1], channels[0], (1, 1))
-    same_meaning(net, net.node("Add", first, branch), tmp_path)
+    made = same_meaning(net, net.node("Add", first, branch), tmp_path)
+    assert {name for node in made.nodes for name in node.onnx_nodes} == {node.name for node in net.nodes}
 
 
 def test_split_that_does_not_divide(tmp_path):

@@ -179,6 +179,23 @@ def test_batchnorm_keeps_the_integers_of_a_qdq_model():
     assert np.abs(old - new).max() < 1e-3
 
 
+@pytest.mark.parametrize("integer", [-127, -128])
+def test_batchnorm_drops_a_scale_whose_integers_would_leave_int8(integer):
+    """-128 with its sign changed is 128."""
+    a, b = conv("a", "x", weight_scale=np.full(3, 0.01, np.float32)), affine("b", "a")
+    a.weight[0, 0, 0, 0] = integer * a.weight_scale[0]
+    b.scale[:] = -2
+    kept = fold_batchnorm(graph(a, b)).nodes[0].weight_scale
+    assert (kept is None) == (integer == -128)
+
+
+def test_batchnorm_stays_where_its_product_is_not_finite():
+    a, b = conv("a", "x"), affine("b", "a")
+    a.weight[:] = 1e30
+    b.scale[:] = 1e30
+    assert fold_batchnorm(graph(a, b)).nodes == (a, b)
+
+
 BROKEN = {
     "name": (lambda g: replace(g, nodes=(g.nodes[0], replace(g.nodes[1], name="a"))), "a: node name is taken"),
     "twice": (lambda g: replace(g, nodes=(g.nodes[0], replace(g.nodes[1], out="a"))), "b: a is made twice"),

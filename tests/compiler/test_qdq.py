@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from npu_compiler.frontend.reader import read_onnx
+from npu_compiler.graph.float_eval import evaluate
+from npu_compiler.graph.ir import TensorQuant
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model, quantize, quantize_graph
 from npu_compiler.qgraph import golden
@@ -191,6 +194,39 @@ def test_unsigned_activations_per_tensor_weights_and_a_matrix(tmp_path):
     off = np.abs(got - run_onnx(path, model_input(pixels)) / np.float32(0.05))
     assert off.max() <= 1.01
     assert np.abs(got).max() > 30
+
+
+@pytest.mark.parametrize("requantize", [False, True])
+def test_a_clamp_is_for_those_who_read_the_quantized_value(tmp_path, requantize):
+    """Another reader of the same value gets what is below zero too."""
+    net = Net((3, 4, 4))
+    made = net.conv("x", 3, 3, (1, 1))
+    model = net.model(net.node("Add", made, qdq(net, made, 0.05, 0, np.uint8)))
+    graph = import_model(save(model, tmp_path), requantize=requantize)
+    x = net.images()
+    off = np.abs(evaluate(graph, x)[graph.output] - run_onnx(model, x))
+    assert off.max() <= 0.026  # half a step, which the float graph does not round
+    assert list(graph.quant.values()) == ([] if requantize else [TensorQuant(np.float32(0.05), signed=False)])
+
+
+def test_a_long_chain_before_a_clamp(tmp_path):
+    net = Net((3, 4, 4))
+    x = "x"
+    for _ in range(1200):
+        x = net.node("MaxPool", x, kernel_shape=[1, 1])
+    path = save(net.model(net.conv(qdq(net, x, 0.05, 0, np.uint8), 3, 3, (1, 1))), tmp_path)
+    assert len(import_model(path, requantize=True).nodes) > 1
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, 2.0])
+def test_a_factor_of_a_matrix_keeps_its_integers_where_they_stay_int8(tmp_path, alpha):
+    net = Net((3, 1, 1))
+    integers = np.array([[-128, 3], [5, 127], [7, 0]])
+    flat = net.node("Flatten", qdq(net, "x", 0.02, 0, np.int8))
+    model = net.model(net.node("Gemm", flat, dequantized(net, integers, np.float32(0.01)), alpha=alpha))
+    (matrix,) = read_onnx(save(model, tmp_path)).nodes
+    assert np.allclose(matrix.weight[:, :, 0, 0], alpha * np.float32(0.01) * integers.T)
+    assert (matrix.weight_scale is None) == (alpha <= 0)
 
 
 REFUSED = {

@@ -15,7 +15,7 @@ from npu_compiler.graph.ir import Affine, Clip, Conv, Graph, Identity, LeakyRelu
 from npu_compiler.graph.passes import optimize
 from npu_compiler.lowering.order import order_groups
 from npu_compiler.options import QuantizeOptions
-from npu_compiler.pipeline import compile_model, quantize
+from npu_compiler.pipeline import compile_model, import_model, quantize
 from npu_compiler.qgraph import golden
 from npu_compiler.qgraph.ir import QConv, QFold, QWindow
 from npu_compiler.qgraph.verify import verify_quantized
@@ -285,3 +285,13 @@ def test_depthwise_and_single_channels_are_not_lowered(float_graph):
 def test_conventional_int4_has_no_dynamic_positions():
     with pytest.raises(DataError, match="dynamic extraction many"):
         QuantizeOptions(uniform="mse", extract="dynamic").check()
+
+
+def test_a_tensor_called_like_an_invented_one(tmp_path):
+    """A convolution on the image gathers it into a tensor of a name of its own."""
+    net = Net((3, 8, 8))
+    first = net.node("Conv", "x", net.weight(4, 3, 3, 3), name="c")
+    net.nodes[-1].output[0] = f"{first}.fold"
+    both = net.node("Add", net.node("Relu", f"{first}.fold"), net.conv(f"{first}.fold", 4, 4, (1, 1)))
+    graph = quantize(import_model(save(net.model(both), tmp_path)), images(4)[:, :8, :8], PIXELS, QuantizeOptions())
+    assert [n.name for n in graph.nodes if isinstance(n, QFold)] == ["c.fold_2"]

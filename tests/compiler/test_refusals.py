@@ -59,6 +59,11 @@ NODES = {
         "BatchNormalization",
         "training_mode is not supported; export the model for inference",
     ),
+    "dropout that drops": (
+        lambda n: n.node("Dropout", "x", n.constant(0.5), n.constant(True, np.bool_)),
+        "Dropout",
+        "training_mode is not supported; export the model for inference",
+    ),
     "clip without zero": (
         lambda n: n.node("Clip", "x", n.constant(0.5), n.constant(2.0)),
         "Clip",

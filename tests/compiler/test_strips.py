@@ -25,7 +25,7 @@ from npu_isa.machine.timing import transfer
 from tests.equality import tiny_machine
 from tests.qgraphs import random_qgraph
 
-NPU16 = replace(load_machine("npu16"), instruction_words=1 << 20)
+NPU16 = load_machine("npu16")
 
 
 def pooled(height, width, channels, window, out, kind="sum"):

@@ -173,6 +173,8 @@ def test_files_with_a_wrong_base(tmp_path, text, message):
         ("npu23", None, "cannot read the machine description: No such file or directory"),
         ("edge.toml", b"\xff\xfe", "cannot read the machine description: not UTF-8 text"),
         ("edge.toml", b"array_rows = ", "not valid TOML"),
+        ("edge.toml", b"array_rows = " + b"[" * 3000, "not valid TOML"),
+        ("edge.toml", b"array_rows = " + b"1" * 5000, "not valid TOML"),
     ],
 )
 def test_unreadable_file(tmp_path, monkeypatch, name, content, message):

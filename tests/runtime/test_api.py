@@ -14,12 +14,13 @@ import pytest
 from npu_isa import errors
 from npu_isa.errors import NpuError
 
+from tests.docs.pages import python_blocks
 from tests.runtime.conftest import DEMO
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 ERRORS = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = python_blocks(PAGE)
 
 
 def first_cells(page: str) -> list[str]:

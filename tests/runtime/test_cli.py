@@ -225,7 +225,7 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
         ("error: argument --ratio: 120 is outside 0..100, the percentage of 4-bit work"),
     )
     yield ("run", digits_file, "--data", folder / "small.npz"), 1, "error: images are uint8 of shape (4, 5, 5, 1)"
-    yield ("run", digits_file, "--limit", 3), 1, "error: --limit takes the first images of a data set"
+    yield ("run", digits_file, "--limit", 3), 2, "error: --limit does nothing without --data"
     yield ("run", folder / "text.onnx"), 1, f"error: {folder}/text.onnx: is an ONNX model, not a compiled binary"
     yield ("report", digits_file, "--ratio", "1,2"), 2, "error: argument --ratio: one percentage, not 1,2"
     yield ("compile", folder / "no.onnx", *compiled[2:]), 1, f"error: {folder}/no.onnx: no such file"
@@ -258,6 +258,10 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     yield ("ablate", *small, "--data", TEST, "--select", "range"), 2, "error: unrecognized arguments: --select range"
     yield (*search, "--seed", "4"), 1, f"error: {state}: the search was begun with --seed 3, not 4"
     yield ("verify", digits_file, "--limit", 2), 2, "error: --limit does nothing without --data"
+    alone = "error: --models: two models at least, one alone compares nothing"
+    yield ("verify", digits_file, "--models", "golden", "--quantized", quantized), 2, alone
+    compared = ("compare", MODEL, "--calibration", TRAIN, "--binary", digits_file)
+    yield (*compared, "--hardware", "npu16"), 2, "error: --hardware does nothing with --binary, which has its machine"
     yield ("verify", digits_file, "--models", "fast,slow"), 1, "error: unknown model 'slow'"
     yield ("verify", digits_file, "--models", "fast,golden"), 1, "error: the golden model computes a network"
     yield ("verify", digits_file, "--models", "fast"), 2, "error: --models: two models at least"

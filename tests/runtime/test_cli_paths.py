@@ -186,3 +186,13 @@ def test_a_file_is_known_by_its_first_bytes(folder, capsys):
     os.rename("b.npubin", "b.bin")
     assert main(["compile", "b.bin"]) == 1
     assert capsys.readouterr().err.startswith("error: b.bin: is a compiled binary (.npubin), not an ONNX model")
+
+
+def test_a_pipe_is_left_to_its_reader(folder):
+    """What is read from a pipe is gone: looking at its first bytes would take them."""
+    reading, writing = os.pipe()
+    os.write(writing, b"mean = [0.5]")
+    os.close(writing)
+    check_paths(parser().parse_args([*f"quantize {MODEL} --preprocess /dev/fd/{reading} -o x.npuq".split()]))
+    assert os.read(reading, 100) == b"mean = [0.5]"
+    os.close(reading)

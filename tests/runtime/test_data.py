@@ -7,7 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 from npu_isa.errors import DataError
-from npu_runtime.data import Geometry, PreprocessOptions, load_dataset, preprocess_options
+from npu_runtime.data.dataset import load_dataset
+from npu_runtime.data.geometry import Geometry
+from npu_runtime.data.preprocess import PreprocessOptions, preprocess_options
 from PIL import Image
 
 RNG = np.random.default_rng(0)
@@ -230,6 +232,8 @@ def test_preprocessing_from_a_file_and_the_command_line(tmp_path):
         ("resize = inf", "preprocessing: cannot convert float infinity"),
         ("crop = 1" + "0" * 400, "preprocessing"),
         ("mean = ", "not valid TOML"),
+        ("mean = " + "[" * 3000, "not valid TOML"),
+        ("pixel_scale = " + "1" * 5000, "not valid TOML"),
     ],
 )
 def test_wrong_preprocessing(tmp_path, text, message):

@@ -11,7 +11,10 @@ import zlib
 import numpy as np
 import pytest
 from npu_isa.errors import DataError
-from npu_runtime.data import Geometry, PreprocessOptions, files, limits, load_dataset
+from npu_runtime.data import files, limits
+from npu_runtime.data.dataset import load_dataset
+from npu_runtime.data.geometry import Geometry
+from npu_runtime.data.preprocess import PreprocessOptions
 from PIL import Image
 
 MIB = 1 << 20
@@ -209,7 +212,7 @@ def test_files_that_are_no_images(tmp_path, data, packed):
 PROGRAM = """
 import resource, sys
 from npu_isa.errors import DataError
-from npu_runtime.data import load_dataset
+from npu_runtime.data.dataset import load_dataset
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     load_dataset(sys.argv[1])

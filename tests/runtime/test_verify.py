@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_isa.errors import NpuError
+from npu_compiler.backend.link import compile_quantized
+from npu_isa.errors import DataError, NpuError
 from npu_runtime.verification import models as v
-from npu_runtime.verification.models import MOMENTS, UNKNOWN, Observation, Workload, models_named
+from npu_runtime.verification.models import MOMENTS, UNKNOWN, Observation, Workload, check_network, models_named
 from npu_runtime.verification.verify import compare, verify
 
-from tests.binaries import small_binary
+from tests.binaries import SMALL, small_binary
+from tests.qgraphs import random_qgraph
 from tests.register_models import instruction
 
 WORK = Workload(
@@ -104,11 +106,6 @@ def test_reports_add_up_and_stop_at_the_first_difference():
 
 
 def test_a_binary_with_its_golden_model():
-    from npu_compiler.backend.link import compile_quantized
-
-    from tests.binaries import SMALL
-    from tests.qgraphs import random_qgraph
-
     graph = random_qgraph(np.random.default_rng(1), steps=3)
     binary = compile_quantized(graph, SMALL)
     vectors = [binary.boundaries_at(ratio) for ratio in (0, 100)]
@@ -138,3 +135,17 @@ def test_unknown_models(names, text):
     with pytest.raises(NpuError) as caught:
         models_named(names)
     assert text in str(caught.value)
+
+
+def test_a_network_that_the_binary_is_not_of_is_refused():
+    rng = np.random.default_rng(0)
+    graphs = [random_qgraph(rng) for _ in range(8)]
+    binary = compile_quantized(graphs[0], SMALL)
+    check_network(graphs[0], binary)
+    for graph in graphs[1:]:
+        with pytest.raises(DataError, match="was not compiled from this network"):
+            verify(binary, [binary.boundaries_at(0)], ("fast", "golden"), graph=graph)
+    image, out = graphs[0].tensors[graphs[0].input], graphs[0].tensors[graphs[0].output]
+    for tensor in (replace(image, height=image.height + 1), replace(out, bits=24 - out.bits)):
+        with pytest.raises(DataError, match="was not compiled from this network"):
+            check_network(replace(graphs[0], tensors=graphs[0].tensors | {tensor.name: tensor}), binary)

@@ -22,7 +22,7 @@ from npu_sim.random_programs.programs import random_program
 from tests import naive_machine
 from tests.bench_programs import positions_bench, small_machine
 from tests.naive_timing import Twin
-from tests.planted import copy_of
+from tests.planted import ENGINE_RULES, copy_of
 from tests.timing_models import Case, difference, random_case
 from tests.value_models import assert_same_values, naive, random_images, simulated
 
@@ -72,10 +72,7 @@ def test_smaller_blocks_of_the_arbitration(monkeypatch):
 
 
 RULES = {
-    "conv_passes": lambda found: (1,) * len(found),  # no bank conflicts
-    "weight_load_cycles": lambda found: found + 1,
-    "array_latency": lambda found: found - 1,
-    "vec_issue_cycles": lambda found: found + 1,
+    **ENGINE_RULES,
     "burst_cycles": lambda found: found + 1,
     "transfer": lambda found: replace(found, bursts=found.bursts + 1),
     "fetch_bursts": lambda found: (*found[:-1], found[0] + 1),

@@ -13,6 +13,7 @@ from npu_runtime.verification.randomly import random_case, workload
 from npu_runtime.verification.verify import Difference, verify
 from npu_sim.random_programs.programs import scrambled
 
+from tests.planted import ENGINE_RULES
 from tests.register_faults import DIRECTED, Fault, machine_with
 from tests.register_models import ALL
 
@@ -174,18 +175,10 @@ def test_a_fault_is_shown(name, tmp_path):
         assert shown(model, fault.by) is not None
 
 
-RULES = {
-    "weight_load_cycles": lambda found: found + 1,
-    "array_latency": lambda found: found - 1,
-    "vec_issue_cycles": lambda found: found + 1,
-    "conv_passes": lambda found: (1,) * len(found),
-}
-
-
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ENGINE_RULES)
 def test_a_fault_in_a_rule_of_the_fast_simulator_is_shown(monkeypatch, rule):
     right = getattr(rules, rule)
-    monkeypatch.setattr(rules, rule, lambda *args: RULES[rule](right(*args)))
+    monkeypatch.setattr(rules, rule, lambda *args: ENGINE_RULES[rule](right(*args)))
     seeds = (102, 78)
     found = []
     for seed in seeds:

@@ -14,7 +14,7 @@ from npu_compiler.backend.constants import NodeConstants
 from npu_compiler.backend.memory import conv_geom, group_order
 from npu_compiler.backend.plan import NodePlan, Plan, operands
 from npu_compiler.backend.strips import Strip
-from npu_compiler.backend.tiles import input_axes, input_span
+from npu_compiler.backend.tiles import input_axes, input_span, pieces
 from npu_compiler.backend.transfers import Operand, first_word, fold, move, operand
 from npu_compiler.qgraph.ir import Clamp, Function, Leaky, QConv, QTensor, QWindow
 
@@ -190,7 +190,7 @@ def _tiles(ctx: Context, n: NodePlan) -> Iterator[Tile]:
     numbers, t = count(), n.tiling
     for index, strip in enumerate(n.strips):
         at = {role: operand(ctx.plan, n, role, name, index, strip) for role, name in operands(n.node)}
-        spots = [(y, x) for y in _pieces(strip.y, t.tile_h) for x in _pieces(strip.x, t.tile_w)]
+        spots = [(y, x) for y in pieces(strip.y, t.tile_h) for x in pieces(strip.x, t.tile_w)]
         for batch in _param_batches(ctx, n, strip.columns):
             pairs = [(s, c) for c in batch for s in spots]
             if isinstance(n.node, QWindow):
@@ -199,16 +199,12 @@ def _tiles(ctx: Context, n: NodePlan) -> Iterator[Tile]:
                 yield Tile(n.node.name, next(numbers), strip, y, x, batch, column, at)
 
 
-def _pieces(whole: range, step: int) -> list[range]:
-    return [whole[i : i + step] for i in range(0, len(whole), step)]
-
-
 def _param_batches(ctx: Context, n: NodePlan, columns: range) -> list[range]:
     """Cut column tiles so that a batch's parameters fit the memory, or half of it when there are several."""
     rows, capacity = ctx.constants[n.node.name].rows, ctx.machine.param_rows
     if len(columns) * rows <= capacity:
         return [columns]
-    return _pieces(columns, max(1, capacity // 2 // rows))
+    return pieces(columns, max(1, capacity // 2 // rows))
 
 
 # -- operands that pass through DRAM

@@ -17,7 +17,7 @@ from npu_isa.machine.window import Axis
 
 from npu_compiler.backend.memory import Pitch, choose_pitch, words_per_pixel
 from npu_compiler.backend.refusal import act_too_small
-from npu_compiler.backend.tiles import Tiling, cuts, input_axes, input_span
+from npu_compiler.backend.tiles import Tiling, cuts, input_axes, input_span, pieces
 from npu_compiler.qgraph.ir import GROUP, QConv, QTensor, QWindow
 
 WORTH = 1.25  # strips of full width leave half the memory to others: they may move this much more
@@ -85,12 +85,8 @@ class Cut:
 
 def strips_of(job: Job, cut: Cut) -> tuple[Strip, ...]:
     """Return the strips in program order: all pixels for some column tiles, whose constants stay, then for the next."""
-
-    def pieces(total: int, step: int) -> list[range]:
-        return [range(i, min(i + step, total)) for i in range(0, total, step)]
-
-    ys, xs = pieces(job.out.height, cut.rows), pieces(job.out.width, cut.cols)
-    return tuple(Strip(y, x, c) for c in pieces(job.tiling.columns, cut.columns) for y in ys for x in xs)
+    ys, xs = pieces(range(job.out.height), cut.rows), pieces(range(job.out.width), cut.cols)
+    return tuple(Strip(y, x, c) for c in pieces(range(job.tiling.columns), cut.columns) for y in ys for x in xs)
 
 
 def source_columns(axis: Axis, x: range) -> range:

@@ -91,6 +91,11 @@ def cuts(total: int, step: int) -> list[int]:
     return [min(step, total - i) for i in range(0, total, step)]
 
 
+def pieces(whole: range, step: int) -> list[range]:
+    """Return consecutive pieces of a range, each of `step` but the last."""
+    return [whole[i : i + step] for i in range(0, len(whole), step)]
+
+
 def _tile_shapes(height: int, width: int, limit: int) -> Iterator[tuple[int, int]]:
     """Yield even row tilings of an image whose tiles have at most `limit` pixels, tallest first."""
     if width > limit:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from npu_compiler.frontend.infer import sizes
-from npu_compiler.graph.ir import Node, Shape, TensorQuant
+from npu_compiler.graph.ir import Node, Shape, TensorQuant, unique
 
 Constants = dict[str, NDArray[Any]]
 Order = tuple[int, int, int]
@@ -50,17 +50,27 @@ class Importer:
         order: order of its axes in the ONNX model.
         batch: its fixed number of images, or 1.
         names: names of nodes and values of the ONNX model, not to be given to anything else.
+        plain: values that are read other than by QuantizeLinear.
         requantize: quantization of activations is dropped.
     """
 
     def __init__(
-        self, input_name: str, shape: Shape, order: Order, batch: int, names: Iterable[str], *, requantize: bool
+        self,
+        input_name: str,
+        shape: Shape,
+        order: Order,
+        batch: int,
+        names: Iterable[str],
+        plain: set[str],
+        *,
+        requantize: bool,
     ) -> None:
         self.input = input_name
         self.batch = batch
         self.shapes: dict[str, Shape] = {input_name: shape}
         self.nodes: list[Node] = []
         self.quant: dict[str, TensorQuant] = {}
+        self.plain = plain
         self.requantize = requantize
         self.assumed: set[str] = set()  # outputs of refused nodes that stand for tensors
         self.lost: set[str] = set()  # outputs of refused nodes that do not, and what is computed from them
@@ -161,15 +171,6 @@ class Importer:
     def tensor_name(self, base: str) -> str:
         """Return a name for a tensor that the ONNX model does not have."""
         return unique(base, self._tensor_names)
-
-
-def unique(base: str, taken: set[str]) -> str:
-    """Return `base`, or `base_2`, `base_3` and so on if it is taken; the result is taken then."""
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base}_{number}", number + 1
-    taken.add(name)
-    return name
 
 
 def too_large(shape: tuple[int, ...]) -> bool:

@@ -6,9 +6,9 @@ import onnx
 from npu_isa.errors import ModelError, NpuError, UnsupportedError
 from onnx import TensorProto, defs, version_converter
 
-from npu_compiler.frontend.importer import unique
 from npu_compiler.frontend.infer import tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line
+from npu_compiler.graph.ir import unique
 
 OPSETS = range(11, 22)
 NAMED = 3  # things named of those that are alike

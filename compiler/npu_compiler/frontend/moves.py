@@ -90,6 +90,8 @@ def _transpose(imp: Importer, node: onnx.NodeProto, constants: Constants) -> Non
 def _identity(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if node.op_type == "Cast" and (attributes(node)["to"] not in FLOATS or node.input[0] in imp.integers):
         raise Refused("only a cast from float to float is supported")
+    if node.op_type == "Dropout" and scalar(node, 2, constants, "training_mode"):
+        raise Refused("training_mode is not supported; export the model for inference")
     imp.same(node, node.input[0])  # the mask of a Dropout has no meaning here: a reader of it is refused
 
 
@@ -124,9 +126,11 @@ def _crop_and_choose(
     stride: tuple[int, int],
     pads: tuple[int, int, int, int],
     source: tuple[int, ...],
+    origin: str = "",
 ) -> None:
-    """Emit what is needed of a spatial crop and a choice of channels."""
+    """Emit what is needed of a spatial crop and a choice of channels, for a node or what `origin` was split into."""
     name, out, onnx_names = imp.identity(node)
+    onnx_names = (origin,) if origin else onnx_names
     channels, height, width = imp.shapes[src]
     size = tuple(
         (n + b + e - 1) // s + 1 for n, b, e, s in zip((height, width), pads[:2], pads[2:], stride, strict=True)
@@ -192,5 +196,6 @@ def _split(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
         del piece.output[:]
         piece.output.append(out)
         piece.name = imp.node_name(f"{node.name}.{out}")
-        _crop_and_choose(imp, piece, src, (1, 1), (0, 0, 0, 0), tuple(range(first, first + int(size))))
+        chosen = tuple(range(first, first + int(size)))
+        _crop_and_choose(imp, piece, src, (1, 1), (0, 0, 0, 0), chosen, node.name)
         first += int(size)

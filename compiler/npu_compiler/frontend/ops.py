@@ -75,7 +75,8 @@ def _gemm(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
         raise Refused(f"right side of shape {list(weight.shape)}: must be a matrix")
     alpha, beta = float(attrs.get("alpha", 1.0)), float(attrs.get("beta", 1.0))
     if alpha != 1.0:
-        weight, scale = weight * np.float32(alpha), None if scale is None else scale * np.float32(abs(alpha))
+        weight = weight * np.float32(alpha)
+        scale = None if scale is None or alpha <= 0 else scale * np.float32(alpha)  # -(-128) is no int8
     bias = weights_of(imp, node, 2, constants, "the bias")
     shift = None if bias is None else bias[0] * np.float32(beta)
     _matrix(imp, node, weight if attrs.get("transB", 0) else weight.T, shift, scale)

@@ -32,12 +32,17 @@ def _quantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None
     scale, signed = _scale(node, constants)
     if scale.size != 1:
         raise Refused("activations need one scale for the tensor")
-    imp.quantized[node.output[0]] = (node.input[0], float(scale.reshape(-1)[0]), signed)
-    imp.same(node, node.input[0])
+    source = node.input[0]
+    if signed or source not in imp.plain:
+        imp.same(node, source)
+    else:  # whoever reads the value as it is must not get it clamped
+        _keep_clamp(imp, node, constants)
+        source = node.output[0]
+    imp.quantized[node.output[0]] = (source, float(scale.reshape(-1)[0]), signed)
 
 
 def _keep_clamp(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    """Put an activation in the place of a quantization to be dropped whose least integer stands for 0.
+    """Put an activation in the place of a quantization whose least integer stands for 0.
 
     Quantizers leave a ReLU, or a ReLU6, to this clamp.
     """
@@ -68,15 +73,19 @@ def _constants(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any]
 
 
 def _never_negative(imp: Importer, tensor: str) -> bool:
-    made = next((n for n in imp.nodes if n.out == tensor), None)
-    match made:
-        case Act(act=act):
-            return clips_negative(act)
-        case Pool() | Concat() | Crop() | Channels():
-            return all(_never_negative(imp, t) for t in inputs(made))
-        case Conv() | Affine() | Add() | None:
-            return False
-    assert_never(made)
+    found: set[str] = set()
+    for made in imp.nodes:
+        match made:
+            case Act(act=act):
+                least_is_zero = clips_negative(act)
+            case Pool() | Concat() | Crop() | Channels():
+                least_is_zero = found.issuperset(inputs(made))
+            case Conv() | Affine() | Add():
+                least_is_zero = False
+            case _:
+                assert_never(made)
+        found |= {made.out} if least_is_zero else set()
+    return tensor in found
 
 
 @operator("DequantizeLinear", element_wise=True)

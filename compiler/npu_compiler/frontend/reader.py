@@ -41,7 +41,8 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     image = find_image(model.graph, where, input_shape)
     nodes = model.graph.node
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
-    importer = Importer(image.name, image.shape, image.order, image.batch, names, requantize=requantize)
+    plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | {model.graph.output[0].name}
+    importer = Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
     refused = _walk(model, importer, where)
     if refused:
         raise UnsupportedError(

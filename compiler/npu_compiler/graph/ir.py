@@ -233,3 +233,12 @@ def follows_residual(act: Activation) -> bool:
         case LeakyRelu():
             return False
     assert_never(act)
+
+
+def unique(base: str, taken: set[str]) -> str:
+    """Return a name, `base`, or `base_2`, `base_3` and so on if it is taken; the result is taken then."""
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name

@@ -23,6 +23,7 @@ from npu_compiler.graph.ir import (
     Node,
     Pool,
     TensorQuant,
+    unique,
 )
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.qgraph.ir import (
@@ -127,6 +128,7 @@ class Builder:
         self.options = options
         self.nodes: list[QNode] = []
         self.tensors: dict[str, QTensor] = {}
+        self.taken = {*self.graph.shapes, *(n.name for n in self.graph.nodes)}
         for name, (channels, height, width) in self.graph.shapes.items():
             channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
             wide = name == self.graph.output and name not in self.graph.quant
@@ -183,7 +185,7 @@ class Builder:
             else:
                 fold = Window((1, kw), (1, window.stride[1]), pad_left=window.pad_left)
                 after = Window((kh, 1), (window.stride[0], 1), pad_top=window.pad_top)
-        name = f"{node.name}.fold"
+        name = unique(f"{node.name}.fold", self.taken)
         taps = fold.kernel[0] * fold.kernel[1] * image.channels
         self._tensor(name, rows, cols, dense_map(taps), self.quant[src])
         self.nodes.append(QFold(name, name, node.onnx_nodes, src, fold))

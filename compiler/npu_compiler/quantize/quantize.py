@@ -112,7 +112,8 @@ def pixel_table(preprocess: Preprocess, quant: TensorQuant) -> U8:
 def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:
     """Return the names of the convolutions that may run in 4 bits."""
     convs = [n for n in graph.nodes if isinstance(n, Conv) and not is_depthwise(n)]
-    kept = {n.name for n in convs if n.src in _image_like(graph)} if options.keep_first_8bit else set()
+    near = _image_like(graph) if options.keep_first_8bit else set()
+    kept = {n.name for n in convs if n.src in near}
     kept |= {convs[-1].name} if convs and options.keep_last_8bit else set()
     kept |= {n.name for n in convs if n.weight[0].size <= SMALL} if options.keep_small_8bit else set()
     return {n.name for n in convs} - kept

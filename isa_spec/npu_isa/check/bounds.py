@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.check.faults import UNITS, Array, First, fault
-from npu_isa.file.binary import code_address, data_address
+from npu_isa.file.binary import data_address
 from npu_isa.isa.ops import Memory, Op, Source, Vec
 from npu_isa.isa.resolve import Ops
-from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import Accesses, fold_words, vec_words
+from npu_isa.machine.config import MachineConfig
+from npu_isa.machine.footprint import Accesses, fold_words, load_unit, vec_words
 from npu_isa.machine.window import axes
 
 
@@ -54,8 +54,12 @@ def check_bounds(
         ~stores | (t.first >= input_range[1]) | (t.end <= input_range[0]),
         lambda i, op: f"writes the input, DRAM bytes {input_range[0]}..{input_range[1] - 1}",
     )
-    program, end = code_address(constants_bytes), data_address(constants_bytes, len(ops))
-    first.need(t.op, ~stores | (t.first >= end), lambda i, op: f"writes the program, DRAM bytes {program}..{end - 1}")
+    end = data_address(constants_bytes, len(ops))
+    first.need(
+        t.op,
+        ~stores | (t.first >= end),
+        lambda i, op: f"writes DRAM bytes {t.first[i]}..{t.end[i] - 1}: the program and what is before it end at {end}",
+    )
     _targets(ops, machine, first)
     first.check()
     _check_in_place(ops, touched, machine)
@@ -64,17 +68,19 @@ def check_bounds(
 def _targets(ops: Ops, machine: MachineConfig, first: First) -> None:
     """No operation writes a place twice: the order inside an operation is nobody's business."""
     load, fold, store, vec = ops.load, ops.fold, ops.store, ops.vec
-    words = -(-load["run"] // np.where(load["memory"] == Memory.PARAM, 4 * machine.array_cols, WORD_BYTES))
+    words = -(-load["run"] // load_unit(load["memory"], machine))
     wide = vec_words(vec) * (1 + vec["wide"])
-    for table, shape, pitches in (
-        (load, (load["rows"], load["cols"], words), ("row_pitch", "col_pitch")),
-        (fold, (fold["rows"], fold["cols"], fold_words(fold)), ("row_pitch", "pixel_pitch")),
-        (store, (store["rows"], store["cols"], store["run"]), ("dram_row_pitch", "dram_col_pitch")),
-        (vec, (vec["tile_h"], vec["tile_w"], wide), ("out_row_pitch", "out_pixel_pitch")),
+    for table, size, shape in (
+        (load, words, ("rows", "cols", "row_pitch", "col_pitch")),
+        (fold, fold_words(fold), ("rows", "cols", "row_pitch", "pixel_pitch")),
+        (store, store["run"], ("rows", "cols", "dram_row_pitch", "dram_col_pitch")),
+        (vec, wide, ("tile_h", "tile_w", "out_row_pitch", "out_pixel_pitch")),
     ):
-        ok = _apart(*shape, *(table[p] for p in pitches))
+        near = table["index"] < first.index  # behind a fault nothing matters, and sizes may be absurd at it
+        rows, cols, row_pitch, col_pitch = (table[field][near] for field in shape)
+        ok = _apart(rows, cols, size[near], row_pitch, col_pitch)
         text = "the pitches are too small for what is written"
-        first.need(table["index"], ok, lambda i, op: "writes a place twice", text)
+        first.need(table["index"][near], ok, lambda i, op: "writes a place twice", text)
 
 
 def _apart(rows: Array, cols: Array, size: Array, row_pitch: Array, col_pitch: Array) -> NDArray[np.bool_]:

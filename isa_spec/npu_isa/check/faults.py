@@ -32,11 +32,15 @@ def fault(op: Op, message: str, hint: str = "") -> ProgramError:
 
 
 class First:
-    """The first fault of a program that rules over columns find: the earliest operation's, by the earliest rule."""
+    """The first fault of a program that rules over columns find: the earliest operation's, by the earliest rule.
+
+    Attributes:
+        index: of the faulty operation so far, or the number of operations.
+    """
 
     def __init__(self, ops: Ops) -> None:
         self._ops = ops
-        self._index = len(ops)
+        self.index = len(ops)
         self._text: Callable[[], tuple[str, str]] = lambda: ("", "")
 
     def need(self, index: Array, ok: Array, message: Callable[[int, Any], str], hint: str = "") -> None:
@@ -49,10 +53,10 @@ class First:
             hint: the way out.
         """
         wrong = np.flatnonzero(~np.asarray(ok, np.bool_))
-        if wrong.size and index[wrong[0]] < self._index:
+        if wrong.size and index[wrong[0]] < self.index:
             entry = int(wrong[0])
-            self._index = int(index[entry])
-            self._text = lambda: (message(entry, self._ops[self._index]), hint)
+            self.index = int(index[entry])
+            self._text = lambda: (message(entry, self._ops[self.index]), hint)
 
     def check(self) -> None:
         """Raise what was found.
@@ -60,6 +64,6 @@ class First:
         Raises:
             ProgramError: the first fault.
         """
-        if self._index < len(self._ops):
+        if self.index < len(self._ops):
             message, hint = self._text()
-            raise fault(self._ops[self._index], message, hint)
+            raise fault(self._ops[self.index], message, hint)

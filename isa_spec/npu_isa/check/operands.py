@@ -10,7 +10,7 @@ from npu_isa.isa.ops import MAX_GROUPS, Conv, Load, Memory, Op, Source, Vec
 from npu_isa.isa.resolve import Ops
 from npu_isa.isa.tables import NO_DIAL, RAW
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
-from npu_isa.machine.footprint import Accesses
+from npu_isa.machine.footprint import Accesses, load_unit
 from npu_isa.machine.window import axes
 
 Legal = Mapping[int, tuple[int, ...]]
@@ -144,7 +144,7 @@ def _loads(
     legal: Legal,
 ) -> None:
     at, indexed = load["index"], load["indexed"] != 0
-    unit = np.where(load["memory"] == Memory.PARAM, 4 * machine.array_cols, WORD_BYTES)
+    unit = load_unit(load["memory"], machine)
     first.need(at, load["run"] % unit == 0, lambda i, op: f"run = {op.run}: must be a multiple of {unit[i]} bytes")
     source = touched.start[at]  # the first access of a load is what it reads
 

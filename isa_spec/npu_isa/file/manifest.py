@@ -90,6 +90,7 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
     count = len(code)
     _need(count > 0, "no instructions: a program has a halt at least", "code")
     base = data_address(constants.size, count)
+    _need(base <= machine.dram_bytes, f"constants and program end at {base}, DRAM at {machine.dram_bytes}", "code")
     dram = top.whole("dram_bytes", base, machine.dram_bytes)
     layers = _layers(top)
     for name in PER_INSTRUCTION:

@@ -257,7 +257,7 @@ def load_machine(name_or_path: str | Path) -> MachineConfig:
 def _parsed(text: str, where: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # syntax, digits, depth
         raise MachineError(f"not valid TOML: {error}", where, "see `npu hardware show npu32`") from None
 
 

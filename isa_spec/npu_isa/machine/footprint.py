@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_isa.isa.ops import Load, Memory, Op, Source
+from npu_isa.isa.ops import Memory, Op, Source
 from npu_isa.isa.resolve import Ops
 from npu_isa.machine.blocks import param_block_rows, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
@@ -57,14 +57,9 @@ class Accesses:
         return tuple(Access(Memory(m), first, end, bool(w)) for m, first, end, w in zip(*columns, strict=True))
 
 
-def load_words(op: Load, machine: MachineConfig) -> int:
-    """Return the addressable units of the destination that one run of a load fills."""
-    return -(-op.run // load_unit(op.memory, machine))
-
-
-def load_unit(memory: int, machine: MachineConfig) -> int:
-    """Return the bytes of an address of the memory that a load fills."""
-    return 4 * machine.array_cols if memory == Memory.PARAM else WORD_BYTES
+def load_unit(memory: Array, machine: MachineConfig) -> Array:
+    """Return the bytes of an address of the memories that loads fill."""
+    return np.where(memory == Memory.PARAM, 4 * machine.array_cols, WORD_BYTES)
 
 
 def span(
@@ -128,7 +123,7 @@ def _vecs(vec: Array, put: Put) -> None:
 
 def _transfers(p: Ops, machine: MachineConfig, put: Put) -> None:
     dram = ("dram_addr", "rows", "cols")
-    load, unit = p.load, np.where(p.load["memory"] == Memory.PARAM, 4 * machine.array_cols, WORD_BYTES)
+    load, unit = p.load, load_unit(p.load["memory"], machine)
     more = np.where(load["indexed"] != 0, (load["table_entries"] - 1) * load["table_pitch"], 0)
     end = _strided_end(load, *dram, load["run"], "dram_row_pitch", "dram_col_pitch")
     put(load, Memory.DRAM, load["dram_addr"], end + more, 0)

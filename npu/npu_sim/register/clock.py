@@ -152,4 +152,4 @@ def compiled(sources: str) -> Callable[..., Any]:
     return run  # type: ignore[no-any-return]
 
 
-run_clock = compiled(digest("npu_sim.register"))
+run_clock = compiled(digest("npu_sim.register") + " ".join(CAUSES))  # CAUSES: columns that the kernel captures

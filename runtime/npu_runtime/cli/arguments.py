@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from npu_runtime.cli.paths import InputPath, OutputFile
-from npu_runtime.data.dataset import numbers
+from npu_runtime.data.preprocess import numbers
 
 RATIOS = "0,25,50,75,100"
 Subparsers = Any  # argparse's class is private

@@ -10,6 +10,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from npu_compiler.qgraph import npuq
@@ -81,11 +82,10 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def kind_of(path: str) -> str | None:
     """Return the kind of a file, by its first bytes or else its name; None if neither tells."""
-    try:
-        with open(path, "rb") as file:
+    head = b""
+    if not _is_special(path):  # a pipe can be read once
+        with suppress(OSError), open(path, "rb") as file:
             head = file.read(max(map(len, MAGICS)))
-    except OSError:
-        head = b""
     suffix = Path(path).suffix.lower().removeprefix(".")
     return MAGICS.get(head, suffix if suffix in NEXT else None)
 

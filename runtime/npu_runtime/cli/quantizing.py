@@ -10,7 +10,7 @@ from npu_compiler.options import QuantizeOptions, offered
 
 from npu_runtime.cli.arguments import numbers_of, refuse, shape
 from npu_runtime.cli.paths import InputPath, kind_of
-from npu_runtime.data.dataset import PreprocessOptions, preprocess_options
+from npu_runtime.data.preprocess import PreprocessOptions, preprocess_options
 
 MODEL_HELP = "float or QDQ model; opsets outside 11 to 21 are converted"
 

@@ -4,9 +4,3 @@ dataset: what a data set is, and which reader takes a path. npz, files: the read
 folder or a zip archive. archive: zip members, piece by piece. geometry: resize and crop. preprocess: options and the
 TOML file. limits: how much a data set may take.
 """
-
-from npu_runtime.data.dataset import Dataset, load_dataset
-from npu_runtime.data.geometry import Geometry
-from npu_runtime.data.preprocess import PreprocessOptions, numbers, preprocess_options
-
-__all__ = ["Dataset", "Geometry", "PreprocessOptions", "load_dataset", "numbers", "preprocess_options"]

@@ -11,9 +11,6 @@ from npu_runtime.data.archive import LAYOUT, reading
 from npu_runtime.data.files import read_files
 from npu_runtime.data.geometry import AS_IT_IS, U8, Geometry
 from npu_runtime.data.npz import read_npz
-from npu_runtime.data.preprocess import PreprocessOptions, numbers, preprocess_options
-
-__all__ = ["Dataset", "Geometry", "PreprocessOptions", "load_dataset", "numbers", "preprocess_options"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ def _label_rows(read: Read, limit: int | None, where: str) -> tuple[list[str], l
     names, labels = [], []
     try:
         text = io.StringIO(read("labels.csv", LABELS_BYTES).decode("utf-8-sig"), newline="")
-        for line, row in enumerate(islice(csv.DictReader(text), limit), start=2):
+        rows = islice(csv.DictReader(text), None if limit is None else min(limit, sys.maxsize))
+        for line, row in enumerate(rows, start=2):
             name, label = row.get("file"), (row.get("label") or "").strip()
             place = f"labels.csv line {line}"
             if not name or not re.fullmatch("-?[0-9]{1,18}", label):

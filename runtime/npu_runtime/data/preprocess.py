@@ -81,7 +81,7 @@ def preprocess_options(path: str | None, given: dict[str, Any]) -> PreprocessOpt
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"cannot read: {error.strerror}", path, "check the path") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # bytes, syntax, digits, depth
             raise DataError(f"not valid TOML: {error}", path) from None
         known = tuple(PreprocessOptions.__dataclass_fields__)
         unknown = sorted(set(values) - set(known))

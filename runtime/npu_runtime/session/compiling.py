@@ -13,7 +13,8 @@ from npu_compiler.qgraph.ir import Preprocess, QuantizedGraph
 from npu_isa.file.binary import Binary
 from npu_isa.machine.config import MachineConfig, load_machine
 
-from npu_runtime.data.dataset import Dataset, PreprocessOptions, load_dataset
+from npu_runtime.data.dataset import Dataset, load_dataset
+from npu_runtime.data.preprocess import PreprocessOptions
 
 
 @dataclass(frozen=True, eq=False)

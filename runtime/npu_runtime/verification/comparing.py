@@ -8,12 +8,12 @@ from npu_compiler.graph.ir import Graph
 from npu_compiler.qgraph import golden
 from npu_compiler.qgraph.ir import QTensor, QuantizedGraph
 from npu_compiler.quantize.calibrate import pixel_values
-from npu_isa.errors import DataError
 from npu_isa.file.binary import LayerInfo
 from npu_isa.isa.ops import Vec
 from numpy.typing import NDArray
 
 from npu_runtime.session.session import Array, Session
+from npu_runtime.verification.models import check_network
 
 UNWRITTEN = np.iinfo(np.int32).min
 
@@ -82,11 +82,7 @@ def compare(
         DataError: the images or the binary do not belong to the network.
     """
     layers = session.binary.layers
-    if len(session.boundaries) != len(graph.lowerable) or any(layer.out not in graph.tensors for layer in layers):
-        raise DataError(
-            f"the binary ({session.binary.model}) was not compiled from this network ({graph.name})",
-            hint="compile both from the same model with the same options",
-        )
+    check_network(graph, session.binary)
     expected = golden.run(graph, session.prepare(images), session.boundaries, keep=True)
     found = {layer.out: np.full(expected[layer.out].shape, UNWRITTEN, np.int32) for layer in layers}
     by = {layer.out: np.full(expected[layer.out].shape[1:], -1, np.int32) for layer in layers}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from npu_compiler.qgraph import golden
 from npu_compiler.qgraph.ir import QuantizedGraph
-from npu_isa.errors import NpuError, did_you_mean
+from npu_isa.errors import DataError, NpuError, did_you_mean
 from npu_isa.file.binary import Binary, data_address
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Engine
@@ -196,6 +196,26 @@ def rtl(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8], v
     sums = memories.sums if work.computes else None
     agreement = compare(found, work.ops, work.machine, timing, sums, boundaries, only)
     return Observation(times=times, agreement=agreement)
+
+
+def check_network(graph: QuantizedGraph, binary: Binary) -> None:
+    """Check that a binary may have been compiled from a network: its dials, tensors, input and output are there.
+
+    Raises:
+        DataError: they are not.
+    """
+    image, out = graph.tensors[graph.input], graph.tensors[graph.output]
+    same = (
+        [layer.out in graph.tensors for layer in binary.layers],
+        [sum(layer.register >= 0 for layer in binary.layers) == len(graph.lowerable)],
+        [getattr(binary.input, size) == getattr(image, size) for size in ("height", "width", "channels")],
+        [getattr(binary.output, size) == getattr(out, size) for size in ("height", "width", "channels", "bits")],
+    )
+    if not all(map(all, same)):
+        raise DataError(
+            f"the binary ({binary.model}) was not compiled from this network ({graph.name})",
+            hint="compile both from the same model with the same options",
+        )
 
 
 def golden_model(graph: QuantizedGraph) -> Model:

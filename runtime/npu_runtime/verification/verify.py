@@ -17,7 +17,15 @@ from npu_isa.machine.config import WORD_BYTES
 from npu_isa.machine.footprint import footprints
 from numpy.typing import NDArray
 
-from npu_runtime.verification.models import MOMENTS, UNKNOWN, Model, Observation, Workload, models_named
+from npu_runtime.verification.models import (
+    MOMENTS,
+    UNKNOWN,
+    Model,
+    Observation,
+    Workload,
+    check_network,
+    models_named,
+)
 
 Array = NDArray[Any]
 
@@ -101,9 +109,11 @@ def verify(
         progress: called after each run.
 
     Raises:
-        NpuError: unknown model or layer.
+        NpuError: unknown model or layer; the binary does not belong to the network.
         ProgramError: the program does not end.
     """
+    if graph is not None and isinstance(subject, Binary):
+        check_network(graph, subject)
     work = subject if isinstance(subject, Workload) else Workload.of(subject)
     if layers is not None:
         work = work.of_layers(layers)

@@ -7,13 +7,15 @@ import numpy as np
 from npu_compiler.graph.ir import Affine, Conv, Graph, Identity, Node
 from npu_compiler.graph.passes.merge import merge_with_producer
 
+INT8_MAX = 127  # integers of a fixed scale keep it under a change of sign, but for -128
+
 
 def fold_batchnorm(graph: Graph) -> Graph:
     """Multiply the weights of a convolution by the scale of the `Affine` that is its only reader.
 
     Expects convolutions without residual; guarantees that an Affine remains only where no convolution can take it
-    (after an addition, a pooling, an activation, or a tensor with several readers). The product is formed in float64
-    so that folding loses no more than one float32 rounding.
+    (after an addition, a pooling, an activation, or a tensor with several readers; where the product leaves the range
+    of float32). The product is formed in float64 so that folding loses no more than one float32 rounding.
     """
     return merge_with_producer(graph, _fold)
 
@@ -24,14 +26,14 @@ def _fold(producer: Node, node: Node) -> Node | None:
     if producer.act != Identity() or producer.residual is not None:
         return None
     scale = node.scale.astype(np.float64)
+    with np.errstate(over="ignore"):
+        weight = (producer.weight * scale[:, None, None, None]).astype(np.float32)
+        bias = (producer.bias * scale + node.shift).astype(np.float32)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return None
     weight_scale = None
     if producer.weight_scale is not None and scale.all():
-        weight_scale = np.abs(producer.weight_scale * scale).astype(np.float32)
-    return replace(
-        producer,
-        out=node.out,
-        weight=(producer.weight * scale[:, None, None, None]).astype(np.float32),
-        bias=(producer.bias * scale + node.shift).astype(np.float32),
-        weight_scale=weight_scale,
-        act=node.act,
-    )
+        least = np.rint(producer.weight.min(axis=(1, 2, 3)) / producer.weight_scale)
+        if not (least[scale < 0] < -INT8_MAX).any():
+            weight_scale = np.abs(producer.weight_scale * scale).astype(np.float32)
+    return replace(producer, out=node.out, weight=weight, bias=bias, weight_scale=weight_scale, act=node.act)

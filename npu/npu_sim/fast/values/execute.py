@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from npu_sim.fast.values.kernels import chosen
 from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, VECTOR, Memory, Program
+from npu_sim.kernel import kernel
 from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
 from npu_sim.sources import depend_on, digest
 
@@ -24,8 +25,6 @@ U64 = np.uint64
 
 CONV, VEC, LOAD, STORE, FOLD = range(5)  # kinds of steps
 ACC, MAX = int(Source.ACC), int(Source.MAX)
-
-kernel: Callable[..., Any] = njit(**WITHOUT_REFERENCE_COUNTS)
 
 
 # -- matrix engine

@@ -6,7 +6,7 @@ from typing import Any
 from npu_isa.file.container import load
 from npu_isa.machine.config import load_machine
 
-from npu_runtime.cli.arguments import Subparsers, add_command, add_format, add_hardware, add_ratios, positive
+from npu_runtime.cli.arguments import Subparsers, add_command, add_format, add_hardware, add_ratios, positive, refuse
 from npu_runtime.cli.output import first_run_notice, note, put_result
 from npu_runtime.cli.paths import InputPath
 from npu_runtime.cli.quantizing import add_model, model_arguments
@@ -20,6 +20,7 @@ def add(sub: Subparsers) -> None:
     parser = add_command(sub, "compare", run, "first difference between two models of a network", text)
     add_model(parser)
     add_hardware(parser)
+    parser.set_defaults(hardware=None)  # a binary has its machine
     parser.add_argument(
         "--binary",
         type=InputPath.of("npubin"),
@@ -41,15 +42,19 @@ def run(args: argparse.Namespace) -> int:
     from npu_compiler.backend.link import compile_quantized
     from npu_compiler.pipeline import quantize_graph
 
-    from npu_runtime.data.dataset import Geometry, load_dataset
+    from npu_runtime.data.dataset import load_dataset
+    from npu_runtime.data.geometry import Geometry
     from npu_runtime.reports.tables import Table
     from npu_runtime.session.compiling import prepare
     from npu_runtime.session.provenance import provenance
     from npu_runtime.session.session import Session
     from npu_runtime.verification.comparing import compare
 
-    given, machine = model_arguments(args), load_machine(args.hardware)
+    if args.binary is not None:
+        refuse(args, ("hardware",), "with --binary, which has its machine")
+    given = model_arguments(args)
     binary = None if args.binary is None else load(args.binary)
+    machine = load_machine(args.hardware or "npu32") if binary is None else binary.machine
     ready = prepare(**given, machine=machine if binary is None else None)
     geometry = given["preprocess"].geometry if binary is None else Geometry(binary.input.resize, binary.input.crop)
     channels = ready.graph.shapes[ready.graph.input][0]

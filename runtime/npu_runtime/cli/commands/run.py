@@ -2,9 +2,7 @@
 
 import argparse
 
-from npu_isa.errors import DataError
-
-from npu_runtime.cli.arguments import Subparsers, add_binary, add_command, add_format, add_ratios, positive
+from npu_runtime.cli.arguments import Subparsers, add_binary, add_command, add_format, add_ratios, positive, refuse
 from npu_runtime.cli.output import first_run_notice, note, progress, put_result
 from npu_runtime.cli.paths import InputPath, OutputFolder
 
@@ -30,17 +28,18 @@ def add(sub: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a binary at several ratios."""
-    from npu_runtime.data.dataset import Geometry, load_dataset
+    from npu_runtime.data.dataset import load_dataset
+    from npu_runtime.data.geometry import Geometry
     from npu_runtime.reports.evaluating import evaluate
     from npu_runtime.session.session import Session
 
+    if args.data is None:
+        refuse(args, ("limit",), "without --data")
     session = Session(args.binary)
     info = session.binary.input
     dataset = None
     if args.data is not None:
         dataset = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit, info.channels)
-    elif args.limit is not None:
-        raise DataError("--limit takes the first images of a data set", hint="give --data")
     total = 0 if dataset is None else len(dataset) * len(args.ratio)
     with first_run_notice(), progress("images", total) as bar:
         runs = evaluate(session, dataset, args.ratio, bar)

@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Run a binary or random programs on several models of the machine and compare; 1 if anything differs."""
     if (args.binary is None) == (args.random is None):
         args.parser.error("give FILE.npubin, or --random N")
-    if len(set(args.models)) < 2 and args.models != ("rtl",) and args.quantized is None:
+    chosen = {*args.models, *(["golden"] if args.quantized is not None else [])}
+    if len(chosen) < 2 and chosen != {"rtl"}:
         args.parser.error("--models: two models at least, one alone compares nothing")
     if args.random is not None:
         refuse(args, OF_A_BINARY, "with --random")
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
 def _verify_binary(args: argparse.Namespace) -> int:
     from npu_compiler.qgraph import npuq
 
-    from npu_runtime.data.dataset import Geometry, load_dataset
+    from npu_runtime.data.dataset import load_dataset
+    from npu_runtime.data.geometry import Geometry
     from npu_runtime.session.session import Session
     from npu_runtime.verification.models import models_named, rtl
     from npu_runtime.verification.verify import verify

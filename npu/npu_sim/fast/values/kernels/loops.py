@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 from npu_isa.isa.ops import GROUP
-from numba import njit
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, QUAD, SIGNED, UNSIGNED, VECTOR, WHOLE
-from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
+from npu_sim.kernel import kernel
 
 Array = NDArray[Any]
 Kernel = Callable[..., None]
 U64 = np.uint64
 ONE = np.uint64(1)
 LEAST = -(1 << 31)  # of int32
-kernel: Callable[..., Any] = njit(**WITHOUT_REFERENCE_COUNTS)
 
 
 @kernel
