@@ -8,7 +8,6 @@ any is refused.
 """
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 import time
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from npu_compiler.backend import compile_quantized
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.pipeline import import_model, quantize_graph
@@ -28,12 +26,8 @@ from npu_isa.machine.config import load_machine
 from npu_sim.fast.time.model import TimingModel
 
 from tests.benchmarks.models import DATA, catalogue
+from tests.exported import EXPORTED, write_exported
 
-GRAPHS = DATA / "graphs"
-EXPORTED = (
-    *("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2", "vgg16_bn", "densenet121"),
-    "inception_v3",
-)
 QUICK = QuantizeOptions(rounding="nearest", selection="range", positions="range", bias_correction="none", max_images=2)
 IMAGENET = Preprocess(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (), ())
 
@@ -59,14 +53,9 @@ def quantized(path: Path, preprocess: Preprocess) -> QuantizedGraph:
 
 def exported(name: str) -> QuantizedGraph:
     """Return a network of a real exporter, its weights filled in."""
-    spec = importlib.util.spec_from_file_location("materialize", GRAPHS / "materialize.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.onnx"
-        onnx.save(module.materialize(f"torchvision_{name}"), path)
+        write_exported(name, path)
         return quantized(path, IMAGENET)
 
 

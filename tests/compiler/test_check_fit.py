@@ -1,11 +1,8 @@
 """The fit check before quantization: it schedules what quantization will make, and costs no pass over the weights."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from npu_compiler import backend, pipeline
@@ -16,11 +13,10 @@ from npu_compiler.quantize.skeleton import skeleton
 from npu_isa.errors import CompileError, UnsupportedError
 from npu_isa.machine.config import load_machine
 
+from tests.exported import EXPORTED, GRAPHS, write_exported
 from tests.onnx_models import PIXELS, Net, images, save
 from tests.random_onnx import networks
 
-GRAPHS = Path(__file__).parents[3] / "shared" / "data" / "graphs"
-NETWORKS = ("resnet18", "resnet34", "resnet50", "mobilenet_v2", "vgg16_bn", "densenet121", "resnext50_32x4d")
 QUICK = QuantizeOptions(rounding="nearest", selection="range", positions="range", bias_correction="none")
 
 
@@ -94,14 +90,11 @@ def test_dynamic_extraction_is_refused_before_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NETWORKS, "inception_v3"])
+@pytest.mark.parametrize("name", EXPORTED)
 def test_large_networks_fit_every_shipped_machine(name, tmp_path):
     if not GRAPHS.exists():
         pytest.skip(f"no graphs at {GRAPHS}")
-    spec = importlib.util.spec_from_file_location("materialize", GRAPHS / "materialize.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    onnx.save(module.materialize(f"torchvision_{name}"), tmp_path / "model.onnx")
+    write_exported(name, tmp_path / "model.onnx")
     graph = import_model(tmp_path / "model.onnx")
     for machine in ("npu16", "npu32", "npu128"):
         check_fit(graph, load_machine(machine))
