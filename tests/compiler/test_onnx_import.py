@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from npu_compiler.frontend.importer import OPERATORS
-from npu_compiler.graph.ir import Conv
+from npu_compiler.graph.ir import Conv, Curve
 from onnx import TensorProto
 
 from tests.onnx_models import Net, same_meaning
@@ -127,7 +127,8 @@ def test_add_of_branches(tmp_path):
     a, b = (net.conv("x", 4, 4, (3, 3), pads=[1, 1, 1, 1]) for _ in range(2))
     both = net.node("Relu", net.node("Add", a, b))
     graph = same_meaning(net, net.node("Add", both, both), tmp_path)
-    assert [type(n).__name__ for n in graph.nodes] == ["Conv", "Conv", "Add"]  # one Add is the second conv's residual
+    assert [type(n).__name__ for n in graph.nodes] == ["Conv", "Conv", "Act"]  # one Add is the second conv's residual,
+    assert graph.nodes[2].act == Curve(("x", 0.0, "max", "x", 0.0, "max", "add"))  # the other a curve
     assert isinstance(graph.nodes[1], Conv)
     assert graph.nodes[1].residual == graph.nodes[0].out
 

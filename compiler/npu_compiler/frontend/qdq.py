@@ -16,6 +16,8 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Mosaic,
+    Mul,
     Pool,
     TensorQuant,
     clips_negative,
@@ -78,7 +80,7 @@ def _never_negative(imp: Importer, tensor: str) -> bool:
         match made:
             case Act(act=act):
                 least_is_zero = clips_negative(act)
-            case Pool() | Concat() | Crop() | Channels():
+            case Pool() | Concat() | Mosaic() | Crop() | Channels() | Mul():
                 least_is_zero = found.issuperset(inputs(made))
             case Conv() | Affine() | Add():
                 least_is_zero = False

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from npu_compiler.graph.curves import curve
 from npu_compiler.graph.ir import (
     Act,
     Activation,
@@ -17,9 +18,12 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Curve,
     Graph,
     Identity,
     LeakyRelu,
+    Mosaic,
+    Mul,
     Node,
     Pool,
     inputs,
@@ -82,11 +86,21 @@ def _node(graph: Graph, node: Node, values: dict[str, F], each: Map) -> F:
         case Act():
             return activate(values[node.src], node.act)
         case Add():
-            return activate(values[node.a] + values[node.b], node.act)
+            a, b = (np.float32(f) * values[t] for f, t in zip(node.factors, (node.a, node.b), strict=True))
+            return activate(a + b, node.act)
+        case Mul():
+            return activate(values[node.a] * values[node.b], node.act)
         case Pool():
             return _pool(node, values[node.src])
         case Concat():
             return np.concatenate([values[s] for s in node.srcs], axis=1)
+        case Mosaic():
+            first = values[node.srcs[0]]
+            whole = np.empty((*first.shape[:2], *node.size), np.float32)
+            for src, at in zip(node.srcs, node.places, strict=True):
+                part = values[src]
+                whole[:, :, at.y :: at.step_y, at.x :: at.step_x][:, :, : part.shape[2], : part.shape[3]] = part
+            return whole
         case Crop():
             return np.ascontiguousarray(
                 _pad(values[node.src], node.pads, 0.0)[..., :: node.stride[0], :: node.stride[1]]
@@ -99,15 +113,17 @@ def _node(graph: Graph, node: Node, values: dict[str, F], each: Map) -> F:
     assert_never(node)
 
 
-def activate(x: F, act: Activation) -> F:
-    """Apply an activation."""
+def activate(x: F, act: Activation | Curve) -> F:
+    """Apply an activation to (N, channels, height, width)."""
     match act:
         case Identity():
             return x
         case Clip():
             return np.clip(x, np.float32(act.low), np.float32(act.high))
         case LeakyRelu():
-            return np.where(x < 0, x * np.float32(act.alpha), x)
+            return np.where(x < 0, x * np.array(act.alpha, np.float32).reshape(-1, 1, 1), x)
+        case Curve():
+            return curve(act.program, x).astype(np.float32)
     assert_never(act)
 
 
@@ -162,7 +178,7 @@ def _pool(node: Pool, x: F) -> F:
     combine = np.maximum if node.kind == "max" else np.add
     for ky, kx in list(np.ndindex(node.kernel))[1:]:
         combine(y, windows[..., ky, kx], out=y)
-    return y if node.kind == "max" else y * np.float32(1 / (node.kernel[0] * node.kernel[1]))
+    return y if node.kind == "max" else y * np.float32(1 / (node.count or node.kernel[0] * node.kernel[1]))
 
 
 def _dense(windows: F, weight: F, groups: int, y: F) -> None:

@@ -14,6 +14,8 @@ from typing import Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from npu_compiler.graph.curves import SPREAD, curve
+
 F32 = NDArray[np.float32]
 Shape = tuple[int, int, int]
 
@@ -33,12 +35,24 @@ class Clip:
 
 @dataclass(frozen=True)
 class LeakyRelu:
-    """y = x, or alpha * x where x is below zero."""
+    """y = x, or alpha * x where x is below zero: one slope, or one per channel (PRelu)."""
 
-    alpha: float
+    alpha: float | tuple[float, ...]
 
 
 Activation = Identity | Clip | LeakyRelu  # what follows a sum
+
+
+@dataclass(frozen=True)
+class Curve:
+    """y = f(x) of a single value: on the machine a table of 256 bytes.
+
+    Attributes:
+        program: in postfix notation, of "x", numbers, and the names in `npu_compiler.graph.curves`: x * sigmoid(x) is
+            ("x", "x", "sigmoid", "mul").
+    """
+
+    program: tuple[str | float, ...]
 
 
 @dataclass(frozen=True)
@@ -96,15 +110,28 @@ class Affine(_Base):
 
 @dataclass(frozen=True, eq=False)
 class Act(_Base):
-    """An activation that nothing before it could take."""
+    """An activation that nothing before it could take, or a curve."""
 
     src: str
-    act: Activation
+    act: Activation | Curve
 
 
 @dataclass(frozen=True, eq=False)
 class Add(_Base):
-    """Element-wise sum of two tensors of equal shape."""
+    """Element-wise y = act(factors[0] * a + factors[1] * b).
+
+    Where height or width of b is 1, its one value counts for all rows or columns of a.
+    """
+
+    a: str
+    b: str
+    act: Activation = Identity()
+    factors: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Mul(_Base):
+    """Element-wise y = act(a * b); b as in `Add`."""
 
     a: str
     b: str
@@ -113,7 +140,10 @@ class Add(_Base):
 
 @dataclass(frozen=True, eq=False)
 class Pool(_Base):
-    """Max or average pooling; a global one has the whole image as kernel. An average divides by kh * kw always."""
+    """Max or average pooling; a global one has the whole image as kernel.
+
+    An average divides by kh * kw always, or by `count` where that is given.
+    """
 
     src: str
     kind: Literal["max", "avg"]
@@ -121,6 +151,7 @@ class Pool(_Base):
     stride: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
+    count: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +159,32 @@ class Concat(_Base):
     """Concatenation of channels."""
 
     srcs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the pixels of a part of a `Mosaic` stand: pixel (i, j) is (y + i * step_y, x + j * step_x) of the whole."""
+
+    y: int = 0
+    x: int = 0
+    step_y: int = 1
+    step_x: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic(_Base):
+    """An image put together of the pixels of others, which have its channels: each of its pixels is in one part.
+
+    What a transposed convolution, a resize, or an average whose divisor varies make, by phases and borders.
+
+    Attributes:
+        places: of each source.
+        size: height and width.
+    """
+
+    srcs: tuple[str, ...]
+    places: tuple[Place, ...]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +204,7 @@ class Channels(_Base):
     source: tuple[int, ...]
 
 
-Node = Conv | Affine | Act | Add | Pool | Concat | Crop | Channels
+Node = Conv | Affine | Act | Add | Mul | Pool | Concat | Mosaic | Crop | Channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +256,9 @@ def inputs(node: Node) -> tuple[str, ...]:
             return (node.src,) if node.residual is None else (node.src, node.residual)
         case Affine() | Act() | Pool() | Crop() | Channels():
             return (node.src,)
-        case Add():
+        case Add() | Mul():
             return (node.a, node.b)
-        case Concat():
+        case Concat() | Mosaic():
             return node.srcs
     assert_never(node)
 
@@ -215,11 +272,13 @@ def walk_back(graph: Graph, tensor: str) -> Iterator[Node]:
         tensor = inputs(node)[0]
 
 
-def clips_negative(act: Activation) -> bool:
+def clips_negative(act: Activation | Curve) -> bool:
     """Whether no value below zero comes out of an activation."""
     match act:
         case Clip():
             return act.low >= 0
+        case Curve():
+            return not (curve(act.program, SPREAD) < 0).any()
         case Identity() | LeakyRelu():
             return False
     assert_never(act)

@@ -6,12 +6,13 @@ from npu_compiler.graph.ir import Graph
 from npu_compiler.graph.passes.fold_activation import fold_activation
 from npu_compiler.graph.passes.fold_batchnorm import fold_batchnorm
 from npu_compiler.graph.passes.fold_pad import fold_pad
+from npu_compiler.graph.passes.fuse_curves import fuse_curves
 from npu_compiler.graph.passes.fuse_residual import fuse_residual
 from npu_compiler.graph.passes.prune import prune
 from npu_compiler.graph.passes.verify import verify
 
 GraphPass = Callable[[Graph], Graph]
-PASSES: tuple[GraphPass, ...] = (prune, fold_pad, fold_batchnorm, fold_activation, fuse_residual)
+PASSES: tuple[GraphPass, ...] = (prune, fuse_curves, fold_pad, fold_batchnorm, fold_activation, fuse_residual)
 
 
 def optimize(graph: Graph, observe: Callable[[str, Graph], None] = lambda name, graph: None) -> Graph:

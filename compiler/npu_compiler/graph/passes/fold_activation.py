@@ -13,9 +13,12 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Curve,
     Graph,
     Identity,
     LeakyRelu,
+    Mosaic,
+    Mul,
     Node,
     Pool,
 )
@@ -23,22 +26,22 @@ from npu_compiler.graph.passes.merge import merge_with_producer
 
 
 def fold_activation(graph: Graph) -> Graph:
-    """Let a convolution, affine or addition apply the activation that is its only reader.
+    """Let a convolution, affine, addition or product apply the activation that is its only reader.
 
-    Guarantees that an `Act` remains only after other nodes, or after a tensor with several readers. Two clips in a row
-    become one.
+    Guarantees that an `Act` remains only after other nodes, or after a tensor with several readers, or is a curve. Two
+    clips in a row become one.
     """
     return merge_with_producer(graph, _fold)
 
 
 def _fold(producer: Node, node: Node) -> Node | None:
-    if not isinstance(node, Act):
+    if not isinstance(node, Act) or isinstance(node.act, Curve):
         return None
     match producer:
-        case Conv() | Affine() | Add() | Act():
-            act = _both(producer.act, node.act)
+        case Conv() | Affine() | Add() | Mul() | Act():
+            act = None if isinstance(producer.act, Curve) else _both(producer.act, node.act)
             return None if act is None else replace(producer, out=node.out, act=act)
-        case Pool() | Concat() | Crop() | Channels():
+        case Pool() | Concat() | Mosaic() | Crop() | Channels():
             return None
     assert_never(producer)
 

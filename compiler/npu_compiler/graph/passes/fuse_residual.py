@@ -31,7 +31,9 @@ def fuse_residual(graph: Graph) -> Graph:
 
 def _branch_end(graph: Graph, nodes: dict[str, Node], add: Add) -> Conv | None:
     """Return the convolution that can take an addition, the later one of two."""
-    if add.a == add.b or not follows_residual(add.act):
+    if add.a == add.b or not follows_residual(add.act) or add.factors != (1.0, 1.0):
+        return None
+    if graph.shapes[add.a] != graph.shapes[add.b]:
         return None
     order = list(nodes)
     found = [

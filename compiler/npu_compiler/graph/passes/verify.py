@@ -2,7 +2,27 @@
 
 from typing import assert_never
 
-from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Node, Pool, Shape, inputs
+import numpy as np
+
+from npu_compiler.graph.curves import well_formed
+from npu_compiler.graph.ir import (
+    Act,
+    Add,
+    Affine,
+    Channels,
+    Concat,
+    Conv,
+    Crop,
+    Curve,
+    Graph,
+    LeakyRelu,
+    Mosaic,
+    Mul,
+    Node,
+    Pool,
+    Shape,
+    inputs,
+)
 
 
 def verify(graph: Graph, pass_name: str) -> None:
@@ -28,6 +48,9 @@ def verify(graph: Graph, pass_name: str) -> None:
 def shape_of(graph: Graph, node: Node) -> Shape:
     """Return the shape of a node's output from its inputs' shapes."""
     first = graph.shapes[inputs(node)[0]]
+    act = getattr(node, "act", None)
+    if isinstance(act, LeakyRelu) and isinstance(act.alpha, tuple):
+        assert len(act.alpha) == graph.shapes[node.out][0], f"{node.name}: slopes"
     match node:
         case Conv():
             assert node.weight.shape[1] * node.groups == first[0], f"{node.name}: input channels"
@@ -40,14 +63,29 @@ def shape_of(graph: Graph, node: Node) -> Shape:
             assert node.scale.shape == node.shift.shape == (first[0],), f"{node.name}: scale and shift"
             return first
         case Act():
+            assert not isinstance(node.act, Curve) or well_formed(node.act.program), f"{node.name}: curve"
             return first
-        case Add():
-            assert graph.shapes[node.b] == first, f"{node.name}: operands"
+        case Add() | Mul():
+            other = graph.shapes[node.b]
+            assert other[0] == first[0], f"{node.name}: channels of the operands"
+            assert all(n in (1, m) for n, m in zip(other[1:], first[1:], strict=True)), f"{node.name}: operands"
             return first
         case Pool():
             return (first[0], *_size(first, node.kernel, node.stride, node.pads, node.dilation))
         case Concat():
             return (sum(graph.shapes[s][0] for s in node.srcs), *first[1:])
+        case Mosaic():
+            seen = np.zeros(node.size, np.int64)
+            for src, at in zip(node.srcs, node.places, strict=True):
+                channels, height, width = graph.shapes[src]
+                assert channels == first[0], f"{node.name}: channels of {src}"
+                rows = range(at.y, at.y + height * at.step_y, at.step_y)
+                cols = range(at.x, at.x + width * at.step_x, at.step_x)
+                inside = rows[0] >= 0 and cols[0] >= 0 and rows[-1] < node.size[0] and cols[-1] < node.size[1]
+                assert inside, f"{node.name}: {src} reaches beyond it"
+                seen[np.ix_(rows, cols)] += 1
+            assert (seen == 1).all(), f"{node.name}: a pixel in no part, or in several"
+            return (first[0], *node.size)
         case Crop():
             return (first[0], *_size(first, (1, 1), node.stride, node.pads, (1, 1)))
         case Channels():
