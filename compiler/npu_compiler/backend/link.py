@@ -16,7 +16,7 @@ from npu_compiler.backend.fit import check_dram, check_fit
 from npu_compiler.backend.plan import Plan
 from npu_compiler.backend.tokens import add_tokens
 from npu_compiler.qgraph.dial import dial_steps
-from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QuantizedGraph
+from npu_compiler.qgraph.ir import Assembled, QConv, QFold, QuantizedGraph
 
 Observe = Callable[[str, Callable[[], str]], None]
 
@@ -40,7 +40,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     plan = check_fit(graph, machine)
     observe("schedule", plan.dump)
     constants, places = pack(plan)
-    layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
+    layers = [n for n in graph.nodes if not isinstance(n, Assembled | QFold)]
     code = emit(plan, places, code_address(constants.size), {n.name: i for i, n in enumerate(layers)})
     base = data_address(constants.size, len(code.instructions))
     check_dram(base + plan.dram_bytes, plan)
@@ -82,7 +82,7 @@ def _layers(graph: QuantizedGraph, legal: dict[str, tuple[int, ...]]) -> tuple[L
     folds = {n.out: n for n in graph.nodes if isinstance(n, QFold)}
     found = []
     for node in graph.nodes:
-        if isinstance(node, QConcat | QFold):
+        if isinstance(node, Assembled | QFold):
             continue
         fold = folds.get(node.inputs[0])
         found.append(

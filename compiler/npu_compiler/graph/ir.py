@@ -7,7 +7,7 @@ product is a convolution; flattening has no node (a Gemm after it is a convoluti
 every place that a new member must touch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Literal, assert_never
 
@@ -171,6 +171,20 @@ class Place:
     step_x: int = 1
 
 
+def fill_once(size: tuple[int, int], parts: Iterable[tuple[Place, tuple[int, int]]]) -> bool:
+    """Whether parts, each a place and its height and width, fill an image of a size, no pixel twice."""
+    seen = np.zeros(size, np.int64)
+    for at, (height, width) in parts:
+        rows = range(at.y, at.y + height * at.step_y, max(at.step_y, 1))
+        cols = range(at.x, at.x + width * at.step_x, max(at.step_x, 1))
+        if min(at.y, at.x) < 0 or len(rows) != height or len(cols) != width:
+            return False
+        if rows[-1] >= size[0] or cols[-1] >= size[1]:
+            return False
+        seen[np.ix_(rows, cols)] += 1
+    return bool((seen == 1).all())
+
+
 @dataclass(frozen=True, eq=False)
 class Mosaic(_Base):
     """An image put together of the pixels of others, which have its channels: each of its pixels is in one part.
@@ -279,7 +293,9 @@ def clips_negative(act: Activation | Curve) -> bool:
             return act.low >= 0
         case Curve():
             return not (curve(act.program, SPREAD) < 0).any()
-        case Identity() | LeakyRelu():
+        case LeakyRelu():
+            return bool((np.array(act.alpha) <= 0).all())
+        case Identity():
             return False
     assert_never(act)
 

@@ -8,11 +8,14 @@ from npu_compiler.qgraph.ir import (
     Clamp,
     Computed,
     Epilogue,
+    Factor,
     Function,
     Leaky,
+    Lookup,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
@@ -41,6 +44,9 @@ def _node(node: QNode) -> str:
             return f"fold({src}{_window(window)})"
         case QConcat(srcs=srcs):
             return f"concat({', '.join(srcs)})"
+        case QMosaic(srcs=srcs, places=places):
+            where = zip(srcs, places, strict=True)
+            return f"mosaic({'; '.join(f'{s} at {p.y},{p.x} step {p.step_y},{p.step_x}' for s, p in where)})"
         case QConv():
             parts = [node.src, *_residual(node)]
             return f"conv({', '.join(parts)}{_window(node.window)}) {_epilogue(node.epilogue)}{_lowering(node)}"
@@ -51,7 +57,9 @@ def _node(node: QNode) -> str:
 
 
 def _residual(node: Computed) -> list[str]:
-    return [] if node.residual is None else [f"+ {node.residual}"]
+    if node.residual is None:
+        return []
+    return [f"{'*' if isinstance(node.epilogue.operand, Factor) else '+'} {node.residual}"]
 
 
 def _window(w: Window) -> str:
@@ -76,6 +84,8 @@ def _function(f: Function) -> str:
             return f"clamp {f.low}..{f.high}"
         case Leaky():
             return f"clamp {f.low}..{f.high} leaky"
+        case Lookup():
+            return f"clamp {f.low}..{f.high} table {f.table.tobytes().hex()[:16]} of steps of {f.scale:.6g}"
     assert_never(f)
 
 

@@ -16,21 +16,22 @@ from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
 
 from npu_compiler.qgraph import eval_kernels as kernels
-from npu_compiler.qgraph.golden import check_arguments
+from npu_compiler.qgraph.golden import assemble, check_arguments
 from npu_compiler.qgraph.ir import (
     GROUP,
     I8,
     I32,
     U8,
-    Clamp,
     Computed,
     Epilogue,
     Extraction,
-    Function,
+    Factor,
     Leaky,
+    Lookup,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QuantizedGraph,
     QWindow,
@@ -43,6 +44,8 @@ CHUNK_BYTES = 32 << 20  # of all tensors of the images that run at once on a thr
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
 KINDS = {"mac": kernels.MAC, "max": kernels.MAX, "sum": kernels.SUM}
 Array = NDArray[Any]
+
+NO_TABLE = np.zeros(0, np.uint8)
 
 # lowered byte of each byte at each position: TABLE[signed][s, byte]
 TABLE = tuple(
@@ -229,6 +232,8 @@ class Evaluator:
         match node:
             case QConcat():
                 return np.concatenate([values[s] for s in node.srcs], axis=3)
+            case QMosaic():
+                return assemble(node, out, values)
             case QFold():
                 y = np.zeros(shape, np.uint8)
                 kernels.fold(values[node.src], _window(node.window), y)
@@ -254,7 +259,8 @@ class Evaluator:
         step = max(64, BLOCK_BYTES // (depth * matrix.itemsize))
         block = np.empty((min(rows, step), depth), matrix.dtype)
         acc = np.empty((len(block), matrix.shape[1]), matrix.dtype)
-        window, epilogue, residual = _window(node.window), _epilogue(node.epilogue, bias), self._residual(node, values)
+        window, epilogue = _window(node.window), _epilogue(node.epilogue, bias)
+        residual = self._residual(node, values, y)
         flat = y.reshape(rows, -1)
         for first in range(0, rows, step):
             count = min(step, rows - first)
@@ -288,14 +294,17 @@ class Evaluator:
         acc = np.empty(y.shape, np.int32)
         kernels.reduce(values[node.src], signed, KINDS[node.kind], _window(node.window), weight, acc)
         rows = y.shape[0] * y.shape[1] * y.shape[2]
-        epilogue, residual = _epilogue(node.epilogue, node.epilogue.bias), self._residual(node, values)
+        epilogue, residual = _epilogue(node.epilogue, node.epilogue.bias), self._residual(node, values, y)
         kernels.finish(acc.reshape(rows, -1), *epilogue, residual, self._sign(node), y.reshape(rows, -1))
 
-    def _residual(self, node: Computed, values: Mapping[str, Array]) -> Array:
+    def _residual(self, node: Computed, values: Mapping[str, Array], y: Array) -> Array:
+        """Return the second operand of each output pixel, (pixels, channels), or (0, 0) for none."""
         if node.residual is None:
             return np.empty((0, 0), np.uint8)
         tensor = values[node.residual]
-        return tensor.reshape(-1, tensor.shape[3])
+        if tensor.shape != y.shape:
+            tensor = np.array(np.broadcast_to(tensor, y.shape))
+        return tensor.reshape(-1, y.shape[3])
 
     def _sign(self, node: Computed) -> int:
         return int(node.residual is not None and self.graph.tensors[node.residual].signed)
@@ -317,16 +326,10 @@ def _window(w: Window) -> NDArray[np.int64]:
     return np.array([*w.kernel, *w.stride, *w.dilation, w.pad_top, w.pad_left], np.int64)
 
 
-def _epilogue(e: Epilogue, bias: I32) -> tuple[Array, NDArray[np.int64]]:
-    """Return bias, multiplier, shift and second multiplier, int64 (4, channels), and leaky?, low, high."""
+def _epilogue(e: Epilogue, bias: I32) -> tuple[Array, NDArray[np.int64], U8]:
+    """Return the arguments `params`, `rule` and `table` of `eval_kernels.finish`."""
     second = np.zeros_like(e.mult) if e.mult2 is None else e.mult2
-    return np.stack([bias, e.mult, e.shift, second]).astype(np.int64), _rule(e.function)
-
-
-def _rule(f: Function) -> NDArray[np.int64]:
-    match f:
-        case Clamp():
-            return np.array([0, f.low, f.high], np.int64)
-        case Leaky():
-            return np.array([1, f.low, f.high], np.int64)
-    assert_never(f)
+    params = np.stack([bias, e.mult, e.shift, second]).astype(np.int64)
+    leaky, product = isinstance(e.function, Leaky), isinstance(e.operand, Factor)
+    rule = np.array([leaky, e.function.low, e.function.high, product], np.int64)
+    return params, rule, e.function.table if isinstance(e.function, Lookup) else NO_TABLE

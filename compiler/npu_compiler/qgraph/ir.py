@@ -1,8 +1,9 @@
 """The quantized graph: what the network computes, in integers, independent of any array size.
 
-Every tensor is NHWC (batch left out) with channels padded to whole groups of 16 (unused channels are always zero),
-except the input image, which keeps its own channels and is read by `QFold` alone. All values are those of
-shared rule "numerics" (npu_isa.machine.numerics); a `QConv` means the same at every boundary on every machine.
+Every tensor is NHWC (batch left out) with channels padded to whole groups of 16, except the input image, which keeps
+its own channels and is read by `QFold` alone. Unused channels are zero, or what a curve makes of zero: readers give
+them weights of zero. All values are those of shared rule "numerics" (npu_isa.machine.numerics); a `QConv` means the
+same at every boundary on every machine.
 
 `QNode`, `Computed` and `Function` are closed unions, and whoever tells their members apart ends in `assert_never`: mypy
 then lists every place that a new member must touch.
@@ -14,6 +15,8 @@ from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
+
+from npu_compiler.graph.ir import Place as Place
 
 GROUP = 16
 Extraction = Literal["static", "dynamic"]
@@ -87,15 +90,40 @@ class Leaky:
     mult: I32
 
 
-Function = Clamp | Leaky
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """As `Clamp`, but the byte that is left is looked up (numerics.look_up): a curve.
+
+    Attributes:
+        table: uint8, shape (256,), by the bits of the byte.
+        scale: real value of one step of the byte. For people: no value depends on it.
+    """
+
+    low: int
+    high: int
+    table: U8
+    scale: float
+
+
+Function = Clamp | Leaky | Lookup
 
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """A tensor of the output's shape that is added before the rounding, scaled by `mult`, shape (out channels,)."""
+    """A tensor that is added before the rounding, scaled by `mult`, shape (out channels,).
+
+    It has the output's shape; where its height or width is 1, its one value counts for all rows or columns.
+    """
 
     tensor: str
     mult: I32
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A tensor that multiplies the values of another one; its shape as that of a `Residual`."""
+
+    tensor: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,24 +132,21 @@ class Epilogue:
 
     Attributes:
         bias, mult, shift: shape (out channels,).
-        residual: not with `Leaky`, which needs the second multiplier for itself.
+        operand: a second tensor; not with `Leaky`, which needs the second multiplier for itself.
     """
 
     bias: I32
     mult: I32
     shift: I32
     function: Function
-    residual: Residual | None = None
+    operand: Residual | Factor | None = None
 
     @property
     def mult2(self) -> I32 | None:
         """The machine's second multiplier: the residual's, or that of sums below zero; None without either."""
-        match self.function:
-            case Clamp():
-                return None if self.residual is None else self.residual.mult
-            case Leaky():
-                return self.function.mult
-        assert_never(self.function)
+        if isinstance(self.operand, Residual):
+            return self.operand.mult
+        return self.function.mult if isinstance(self.function, Leaky) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +219,8 @@ class _ComputedBase(_Base):
 
     @property
     def residual(self) -> str | None:
-        """Name of the tensor added by the epilogue."""
-        return None if self.epilogue.residual is None else self.epilogue.residual.tensor
+        """Name of the epilogue's second tensor: what the machine calls the residual operand, added or a factor."""
+        return None if self.epilogue.operand is None else self.epilogue.operand.tensor
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -222,6 +247,8 @@ class QConv(_ComputedBase):
 class QWindow(_ComputedBase):
     """Window operation on the vector engine: depthwise convolution, pooling, element-wise work (1x1 sum).
 
+    A factor multiplies a 1x1 sum alone.
+
     Attributes:
         kind: "mac" (depthwise, weight int8 of shape (channels, kernel_h, kernel_w)), "max" or "sum".
         macs: multiply-accumulates of the original layer per image; 0 for pooling and element-wise work.
@@ -247,8 +274,25 @@ class QConcat(_Base):
         return self.srcs
 
 
+@dataclass(frozen=True, eq=False)
+class QMosaic(_Base):
+    """An image put together of the pixels of others, of its channels, scale and sign: each pixel is in one part.
+
+    Costs nothing: each producer writes its pixels. No tensor is an operand twice, or of a concat as well.
+    """
+
+    srcs: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return self.srcs
+
+
 Computed = QConv | QWindow  # nodes of arithmetic: they have an epilogue
-QNode = QFold | Computed | QConcat
+Assembled = QConcat | QMosaic  # nodes that cost nothing: their operands are written in place
+QNode = QFold | Computed | Assembled
 
 
 def _as_computed(node: QNode) -> Computed | None:
@@ -256,7 +300,7 @@ def _as_computed(node: QNode) -> Computed | None:
     match node:
         case QConv() | QWindow():
             return node
-        case QFold() | QConcat():
+        case QFold() | QConcat() | QMosaic():
             return None
     assert_never(node)
 

@@ -1,6 +1,7 @@
 """Builds the 8-bit quantized graph, node by node, once every tensor has its scale."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, assert_never
 
 import numpy as np
@@ -8,6 +9,7 @@ from npu_isa.errors import UnsupportedError
 from npu_isa.isa.tables import RAW
 from numpy.typing import NDArray
 
+from npu_compiler.graph.curves import curve
 from npu_compiler.graph.ir import (
     Act,
     Activation,
@@ -18,8 +20,11 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Curve,
     Identity,
     LeakyRelu,
+    Mosaic,
+    Mul,
     Node,
     Pool,
     TensorQuant,
@@ -32,12 +37,15 @@ from npu_compiler.qgraph.ir import (
     U8,
     Clamp,
     Epilogue,
+    Factor,
     Function,
     Leaky,
+    Lookup,
     Preprocess,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
@@ -47,11 +55,12 @@ from npu_compiler.qgraph.ir import (
 )
 from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, second_factor, shifts
 from npu_compiler.quantize.calibrate import F64
-from npu_compiler.quantize.prepare import Map, Prepared, dense_map, is_depthwise
+from npu_compiler.quantize.prepare import Map, Prepared, dense_map, fused_curves, is_depthwise, is_wide
 from npu_compiler.quantize.scales import dense_weight, group_of_channel, weight_scales
 
 FOLD_BYTES = 32  # a window of the image of at most two groups is gathered whole
 MAX_GROUPS: int = RAW["max_groups"]
+SAME = 14  # shift that takes a multiplier of 2^SAME back: values stay what they are
 NO_ACT = Identity()
 
 
@@ -128,11 +137,12 @@ class Builder:
         self.options = options
         self.nodes: list[QNode] = []
         self.tensors: dict[str, QTensor] = {}
+        self.curves = fused_curves(self.graph)
         self.taken = {*self.graph.shapes, *(n.name for n in self.graph.nodes)}
         for name, (channels, height, width) in self.graph.shapes.items():
             channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
-            wide = name == self.graph.output and name not in self.graph.quant
-            self._tensor(name, height, width, channel_map, quant[name], 16 if wide else 8)
+            bits = 16 if is_wide(self.graph, name) else 8
+            self._tensor(name, height, width, channel_map, quant[name], bits)
         self.made = {n.out: n for n in self.graph.nodes}
 
     def _tensor(
@@ -143,7 +153,16 @@ class Builder:
         return tensor
 
     def add(self, node: Node) -> None:
-        """Append what computes a node."""
+        """Append what computes a node, with the curve behind it; one that its producer computed is there already."""
+        if isinstance(node, Act) and isinstance(node.act, Curve):
+            if node.src not in self.curves:
+                self._curve(node, node.act)
+            return
+        self._add(node)
+        if node.out in self.curves:
+            self.nodes[-1] = self._looked_up(self.nodes[-1], self.curves[node.out])
+
+    def _add(self, node: Node) -> None:
         match node:
             case Conv():
                 if is_depthwise(node):
@@ -153,16 +172,22 @@ class Builder:
             case Affine():
                 self._depthwise(node)
             case Act():
+                assert not isinstance(node.act, Curve)
                 self._window(node, node.src, "sum", Window(), 1.0, node.act)
             case Add():
-                self._window(node, node.a, "sum", Window(), 1.0, node.act, node.b)
+                self._window(node, node.a, "sum", Window(), node.factors[0], node.act, node.b, node.factors[1])
+            case Mul():
+                self._product(node)
             case Pool():
                 if node.kind == "max":
                     self._window(node, node.src, "max", _window_of(node), 1.0)
                 else:
-                    self._window(node, node.src, "sum", _window_of(node), 1.0 / (node.kernel[0] * node.kernel[1]))
+                    count = node.count or node.kernel[0] * node.kernel[1]
+                    self._window(node, node.src, "sum", _window_of(node), 1.0 / count)
             case Concat():
                 self.nodes.append(QConcat(node.name, node.out, node.onnx_nodes, node.srcs))
+            case Mosaic():
+                self.nodes.append(QMosaic(node.name, node.out, node.onnx_nodes, node.srcs, node.places))
             case Crop() | Channels():
                 self._move(node)
             case _:
@@ -193,15 +218,13 @@ class Builder:
 
     # -- nodes
 
-    def _alpha(self, node: Node, act: Activation) -> float | None:
-        """Return the slope below zero of an activation that has one."""
+    def _alpha(self, act: Activation) -> float | F64 | None:
+        """Return the slope below zero of an activation that has one, or shape (channels,) of one for each channel."""
         match act:
             case Identity() | Clip():
                 return None
             case LeakyRelu():
-                if act.alpha < 0:
-                    raise UnsupportedError(f"LeakyReLU with a negative slope {act.alpha:.4g}", f"node {node.name}")
-                return act.alpha
+                return np.array(act.alpha) if isinstance(act.alpha, tuple) else act.alpha
         assert_never(act)
 
     def _function(self, node: Node, act: Activation, mult2: I32 | None) -> Function:
@@ -249,7 +272,7 @@ class Builder:
             self.tensors[node.out].scale,
             fixed=isinstance(node, Conv) and node.weight_scale is not None,
             residual=None if residual is None else self.tensors[residual].scale,
-            alpha=self._alpha(node, node.act),
+            alpha=self._alpha(node.act),
             where=f"node {node.name}",
         )
         integers = found.weight
@@ -310,13 +333,21 @@ class Builder:
         self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, "mac", integers, macs))
 
     def _unweighted(
-        self, node: Node, src: str, factor: float, act: Activation = NO_ACT, residual: str | None = None
+        self,
+        node: Node,
+        src: str,
+        factor: float,
+        act: Activation = NO_ACT,
+        residual: str | None = None,
+        residual_factor: float = 1.0,
     ) -> Epilogue:
-        """Return the epilogue of a node without weights: output = factor * sum [+ residual]."""
+        """Return the epilogue of a node without weights: output = factor * sum [+ residual_factor * residual]."""
         out = self.tensors[node.out]
         first = np.full(out.channels, factor * self.tensors[src].scale / out.scale)
-        added = None if residual is None else self.tensors[residual].scale
-        second = second_factor(first, out.scale, added, self._alpha(node, act))
+        added = None if residual is None else residual_factor * self.tensors[residual].scale
+        alpha = self._alpha(act)
+        alpha = scatter(alpha, self.maps[node.out]) if isinstance(alpha, np.ndarray) else alpha
+        second = second_factor(first, out.scale, added, alpha)
         shift = shifts(first, second, f"node {node.name}")
         mult2 = None if second is None else rounded(second, shift)
         bias = np.zeros(out.channels, np.int32)
@@ -331,10 +362,44 @@ class Builder:
         factor: float,
         act: Activation = NO_ACT,
         residual: str | None = None,
+        residual_factor: float = 1.0,
     ) -> None:
         src, window = self._read(node, src, window)
-        epilogue = self._unweighted(node, src, factor, act, residual)
+        epilogue = self._unweighted(node, src, factor, act, residual, residual_factor)
         self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, kind))
+
+    def _product(self, node: Mul) -> None:
+        epilogue = self._unweighted(node, node.a, self.tensors[node.b].scale, node.act)
+        epilogue = replace(epilogue, operand=Factor(node.b))
+        self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, node.a, Window(), epilogue, "sum"))
+
+    # -- curves
+
+    def _curve(self, node: Act, act: Curve) -> None:
+        """Append a curve of a tensor's own bytes."""
+        src, window = self._read(node, node.src, Window())
+        read, channels = self.tensors[src], self.tensors[node.out].channels
+        one, none = np.full(channels, 1 << SAME, np.int32), np.zeros(channels, np.int32)
+        function = self._lookup(act, read, self.tensors[node.out], Clamp(*read.limits))
+        epilogue = Epilogue(none, one, none + SAME, function)
+        self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, "sum"))
+
+    def _looked_up(self, made: QNode, node: Act) -> QNode:
+        """Return a node of arithmetic with the curve that alone reads its output."""
+        assert isinstance(made, QConv | QWindow)
+        assert isinstance(node.act, Curve)
+        assert isinstance(made.epilogue.function, Clamp)
+        function = self._lookup(node.act, self.tensors[made.out], self.tensors[node.out], made.epilogue.function)
+        names = tuple(dict.fromkeys((*made.onnx_nodes, *node.onnx_nodes)))
+        return replace(made, out=node.out, onnx_nodes=names, epilogue=replace(made.epilogue, function=function))
+
+    def _lookup(self, act: Curve, read: QTensor, out: QTensor, clamp: Clamp) -> Lookup:
+        """Return the table from the bytes of one tensor to those of another."""
+        byte = np.arange(read.limits[0], read.limits[1] + 1)
+        real = np.nan_to_num(curve(act.program, byte * read.scale) / out.scale)
+        table = np.empty(256, np.uint8)
+        table[byte & 0xFF] = np.clip(np.rint(real), *out.limits).astype(np.int64) & 0xFF
+        return Lookup(clamp.low, clamp.high, table, read.scale)
 
     # -- moving values
 

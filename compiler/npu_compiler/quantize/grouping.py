@@ -11,7 +11,7 @@ from typing import assert_never
 import networkx as nx
 import numpy as np
 
-from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Pool, inputs
+from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Mosaic, Mul, Pool, inputs
 from npu_compiler.qgraph.ir import GROUP
 from npu_compiler.quantize.calibrate import F64
 from npu_compiler.quantize.prepare import Map, Prepared, is_depthwise, joined_map
@@ -93,7 +93,7 @@ def _tied(graph: Graph) -> dict[str, str]:
             case Conv() if not is_depthwise(node):
                 if node.residual is not None:
                     ties.add_edge(node.out, node.residual)
-            case Conv() | Affine() | Act() | Add() | Pool() | Crop():
+            case Conv() | Affine() | Act() | Add() | Mul() | Pool() | Mosaic() | Crop():
                 nx.add_star(ties, [node.out, *inputs(node)])
             case _:
                 assert_never(node)

@@ -17,8 +17,12 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Curve,
     Graph,
     Identity,
+    LeakyRelu,
+    Mosaic,
+    Mul,
     Node,
     Pool,
     follows_residual,
@@ -74,14 +78,14 @@ def _fresh(graph: Graph, base: str) -> str:
 
 
 def _reading(node: Node, old: str, new: str, *, only: int | None = None) -> Node:
-    """Return the node with reads of `old` replaced, or only the operand of that number of a concat."""
+    """Return the node with reads of `old` replaced, or only the operand of that number of a concat or mosaic."""
     match node:
         case Conv():
             residual = new if node.residual == old else node.residual
             return replace(node, src=new if node.src == old else node.src, residual=residual)
-        case Add():
+        case Add() | Mul():
             return replace(node, a=new if node.a == old else node.a, b=new if node.b == old else node.b)
-        case Concat():
+        case Concat() | Mosaic():
             srcs = tuple(new if s == old and only in (None, i) else s for i, s in enumerate(node.srcs))
             return replace(node, srcs=srcs)
         case Affine() | Act() | Pool() | Crop() | Channels():
@@ -108,12 +112,12 @@ def _with_copy(graph: Graph, tensor: str, readers: Mapping[str, int | None], act
 
 
 def _split_leaky(graph: Graph) -> Graph:
-    """Give a LeakyReLU after an addition a node of its own: the second multiplier serves only one of the two."""
+    """Give a LeakyReLU after a sum or product of two a node of its own: the second multiplier serves only one."""
     nodes: list[Node] = []
     shapes = dict(graph.shapes)
     for node in graph.nodes:
-        added = isinstance(node, Add) or (isinstance(node, Conv) and node.residual is not None)
-        if isinstance(node, Add | Conv) and added and not follows_residual(node.act):
+        two = isinstance(node, Add | Mul) or (isinstance(node, Conv) and node.residual is not None)
+        if isinstance(node, Add | Mul | Conv) and two and not follows_residual(node.act):
             name = _fresh(graph, node.out)
             nodes += [replace(node, out=name, act=COPY), Act(name, node.out, node.onnx_nodes, name, node.act)]
             shapes[name] = shapes[node.out]
@@ -135,7 +139,7 @@ def _reads_images(node: Node, image: str) -> bool:
             return node.residual != image
         case Affine() | Act() | Pool() | Crop() | Channels():
             return True
-        case Add() | Concat():
+        case Add() | Mul() | Concat() | Mosaic():
             return False
     assert_never(node)
 
@@ -154,10 +158,10 @@ def _free_output(graph: Graph) -> Graph:
 
 
 def _copy_shared_operands(graph: Graph) -> Graph:
-    """Copy what would be an operand of two concats or twice of one: a tensor has one place in memory."""
+    """Copy what would be an operand of two concats or mosaics, or twice of one: a tensor has one place in memory."""
     taken: set[str] = set()
     for node in graph.nodes:
-        if isinstance(node, Concat):
+        if isinstance(node, Concat | Mosaic):
             for i, src in enumerate(node.srcs):
                 if src in taken:
                     graph = _with_copy(graph, src, {node.name: i})
@@ -173,14 +177,39 @@ def _copy_conflicts(graph: Graph) -> Graph:
     return graph
 
 
+def fused_curves(graph: Graph) -> dict[str, Act]:
+    """Return the curves that are the only readers of what arithmetic makes, by that tensor: its producer computes both.
+
+    The producer's sums are requantized to the tensor's scale; then its byte is looked up.
+    """
+    makers = {n.out: n for n in graph.nodes}
+    found = {}
+    for node in graph.nodes:
+        if not isinstance(node, Act) or not isinstance(node.act, Curve) or node.src == graph.output:
+            continue
+        maker = makers.get(node.src)
+        if maker is None or _keeps_values(maker) or len(graph.users(node.src)) > 1:
+            continue
+        if not isinstance(getattr(maker, "act", None), LeakyRelu | Curve):
+            found[node.src] = node
+    return found
+
+
+def is_wide(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor has 16 bits: an output that no table makes and whose quantization is not fixed."""
+    made = next((n for n in graph.nodes if n.out == tensor), None)
+    by_table = isinstance(made, Act) and isinstance(made.act, Curve)
+    return tensor == graph.output and tensor not in graph.quant and not by_table
+
+
 def _keeps_values(node: Node) -> bool:
     """Whether every value of a node's output is one of an operand (or zero); what arithmetic makes is requantized."""
     match node:
         case Pool():
             return node.kind == "max"
-        case Concat() | Crop() | Channels():
+        case Concat() | Mosaic() | Crop() | Channels():
             return True
-        case Conv() | Affine() | Act() | Add():
+        case Conv() | Affine() | Act() | Add() | Mul():
             return False
     assert_never(node)
 
@@ -189,10 +218,10 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
     """Group the tensors that must share scale and sign.
 
     A maximum, a crop and a choice of channels keep values, unless fixed quantizations differ; the operands of a
-    concat have its result's.
+    concat or mosaic have its result's.
 
     Returns:
-        the class of each tensor, and the conflicts (concat node, operand number, tensor).
+        the class of each tensor, and the conflicts (concat or mosaic, operand number, tensor).
     """
     parent = {t: t for t in graph.shapes}
     fixed = {t: (q.scale, q.signed) for t, q in graph.quant.items()}
@@ -213,16 +242,16 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
 
     conflicts = []
     for node in graph.nodes:
-        if _keeps_values(node) and not isinstance(node, Concat):
+        if _keeps_values(node) and not isinstance(node, Concat | Mosaic):
             tie(node.out, inputs(node)[0])
     for node in graph.nodes:  # after the others: what cannot be tied to it is copied
-        if isinstance(node, Concat):
+        if isinstance(node, Concat | Mosaic):
             conflicts += [(node.name, i, src) for i, src in enumerate(node.srcs) if not tie(node.out, src)]
     return {t: find(t) for t in parent}, conflicts
 
 
 def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
-    """Give every tensor its channel map; copy the second operand of an addition whose map differs."""
+    """Give every tensor its channel map; copy an operand whose map is not that of the first."""
     maps: dict[str, Map] = {}
     nodes: list[Node] = []
     shapes = dict(graph.shapes)
@@ -244,9 +273,13 @@ def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
                 maps[node.out] = own if is_depthwise(node) else free
                 if node.residual is not None:
                     node = aligned(node, node.residual, maps[node.out])
-            case Add():
+            case Add() | Mul():
                 maps[node.out] = own
                 node = aligned(node, node.b, own)
+            case Mosaic():
+                maps[node.out] = own
+                for src in node.srcs:
+                    node = aligned(node, src, own)
             case Concat():
                 maps[node.out] = joined_map([(maps[s], shapes[s][0]) for s in node.srcs])
             case Channels():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from npu_compiler.graph.ir import Conv, Graph, TensorQuant, inputs
+from npu_compiler.graph.ir import Act, Conv, Curve, Graph, TensorQuant, inputs
 from npu_compiler.options import SMALL, QuantizeOptions
 from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
 from npu_compiler.quantize import uniform
@@ -13,9 +13,17 @@ from npu_compiler.quantize.absorb import absorb_normalization
 from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
-from npu_compiler.quantize.prepare import Prepared, is_depthwise, prepare
+from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, is_wide, prepare
 from npu_compiler.quantize.remarks import remarks
-from npu_compiler.quantize.scales import Demand, aligned_scale, demands, method_scale, non_negative, within_reach
+from npu_compiler.quantize.scales import (
+    Demand,
+    aligned_scale,
+    curve_scale,
+    demands,
+    method_scale,
+    non_negative,
+    within_reach,
+)
 
 WIDE_LEVELS = 24000  # of 32767: room for outputs beyond those of the calibration images
 
@@ -163,9 +171,10 @@ def choose_scales(
     for tensor, name in prepared.classes.items():
         members.setdefault(name, []).append(tensor)
     wanted = demands(prepared, seen.by_channel, dial)
+    curves = fused_curves(prepared.graph)
     quant: dict[str, TensorQuant] = {}
     for name, tensors in members.items():
-        chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, options)
+        chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, curves, options)
         quant |= dict.fromkeys(tensors, chosen)
     return within_reach(prepared, quant)
 
@@ -176,16 +185,22 @@ def _class_quant(
     tensors: Sequence[str],
     seen: Calibration,
     wanted: Mapping[str, Demand],
+    curves: Mapping[str, Act],
     options: QuantizeOptions,
 ) -> TensorQuant:
-    """Return the quantization of the tensors of a class; `name` is its representative."""
+    """Return the quantization of the tensors of a class; `name` is its representative; see `fused_curves`."""
     if name in graph.quant:
         return graph.quant[name]
-    span = (min(seen.tallies[t].low for t in tensors), max(seen.tallies[t].high for t in tensors))
-    if name == graph.output:
-        return TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
     signed = seen.signed[name]
+    span = (min(seen.tallies[t].low for t in tensors), max(seen.tallies[t].high for t in tensors))
+    if is_wide(graph, name):
+        return TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
     total = joined([seen.tallies[t].histogram.total() for t in tensors])
+    if name in curves:
+        act = curves[name].act
+        assert isinstance(act, Curve)
+        assert len(tensors) == 1
+        return TensorQuant(curve_scale(act.program, total, span, signed), signed)
     scale = method_scale(total, span, signed, options)
     if options.uniform != "none":
         if seen.by_channel.keys() & set(tensors):

@@ -66,7 +66,13 @@ class _Shapes(Builder):
         return _zeros(out.channels, *weight.shape[1:]), _nothing(out)
 
     def _unweighted(
-        self, node: Node, src: str, factor: float, act: Activation = NO_ACT, residual: str | None = None
+        self,
+        node: Node,
+        src: str,
+        factor: float,
+        act: Activation = NO_ACT,
+        residual: str | None = None,
+        residual_factor: float = 1.0,
     ) -> Epilogue:
         return _nothing(self.tensors[node.out], residual)
 
