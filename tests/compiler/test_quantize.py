@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from npu_compiler.frontend.reader import read_onnx
 from npu_compiler.graph.float_eval import evaluate
-from npu_compiler.graph.ir import Affine, Clip, Conv, Graph, Identity, LeakyRelu
+from npu_compiler.graph.ir import Affine, Clip, Conv, Graph, Identity
 from npu_compiler.graph.passes import optimize
 from npu_compiler.lowering.order import order_groups
 from npu_compiler.options import QuantizeOptions
@@ -243,12 +243,6 @@ def test_clamp_without_zero_is_refused():
         "node conv: an activation clamps to 1..2; the range must contain 0\n"
         "  hint: unused channels of a group must stay zero: shift the bias into the next layer"
     )
-
-
-def test_negative_slope_is_refused():
-    with pytest.raises(UnsupportedError) as caught:
-        quantize(graph_of(LeakyRelu(-0.5)), images(2), PIXELS, PLAIN)
-    assert str(caught.value) == "node conv: LeakyReLU with a negative slope -0.5"
 
 
 @pytest.mark.parametrize(
