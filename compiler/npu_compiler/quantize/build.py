@@ -86,10 +86,9 @@ def build(
         nodes=tuple(maker.nodes),
         tensors={t: q for t, q in maker.tensors.items() if t in used},
         input=graph.input,
-        output=graph.output,
+        outputs=graph.outputs,
         preprocess=preprocess,
         table=table,
-        output_shape=graph.output_shape,
         notes=graph.notes,
     )
 
@@ -131,7 +130,7 @@ class Builder:
         self.taken = {*self.graph.shapes, *(n.name for n in self.graph.nodes)}
         for name, (channels, height, width) in self.graph.shapes.items():
             channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
-            wide = name == self.graph.output and name not in self.graph.quant
+            wide = name in self.graph.output_tensors and name not in self.graph.quant
             self._tensor(name, height, width, channel_map, quant[name], 16 if wide else 8)
         self.made = {n.out: n for n in self.graph.nodes}
 

@@ -35,7 +35,7 @@ class Prepared:
     """A float graph ready to be quantized.
 
     Attributes:
-        graph: with copies inserted; the output's producer may be requantized freely and nothing else reads it.
+        graph: with copies inserted; the producer of an output may be requantized freely and nothing reads it.
         maps: channel map (npu_compiler.qgraph.ir.QTensor) of every tensor but the input.
         classes: representative of each tensor's class of equal scale and sign.
     """
@@ -51,7 +51,7 @@ def prepare(graph: Graph) -> Prepared:
     Args:
         graph: optimized; `quant` has an entry for the input (its quantization follows from the preprocessing).
     """
-    for step in (_split_leaky, _copy_image, _free_output, _copy_shared_operands, _copy_conflicts):
+    for step in (_split_leaky, _copy_image, _free_outputs, _copy_shared_operands, _copy_conflicts):
         graph = step(graph)
     graph, maps = _align_channels(graph)
     classes, _ = tie_classes(graph)
@@ -140,17 +140,19 @@ def _reads_images(node: Node, image: str) -> bool:
     assert_never(node)
 
 
-def _free_output(graph: Graph) -> Graph:
-    """See to it that the output is made by a node of arithmetic, so that it can have 16 bits, and is read by none."""
+def _free_outputs(graph: Graph) -> Graph:
+    """See to it that outputs are made by nodes of arithmetic, so that they can have 16 bits, and are read by none."""
     made = {n.out: n for n in graph.nodes}
-    node = made.get(graph.output)
-    if node is not None and not _keeps_values(node) and not graph.users(graph.output):
-        return graph
-    copied = _with_copy(graph, graph.output, {})
-    quant = dict(copied.quant)
-    if graph.output in quant:
-        quant[copied.nodes[-1].out] = quant[graph.output]
-    return replace(copied, output=copied.nodes[-1].out, quant=quant)
+    for tensor in graph.output_tensors:
+        node = made.get(tensor)
+        if node is not None and not _keeps_values(node) and not graph.users(tensor):
+            continue
+        graph = _with_copy(graph, tensor, {})
+        own = graph.nodes[-1].out
+        outputs = tuple(replace(o, tensor=own) if o.tensor == tensor else o for o in graph.outputs)
+        quant = graph.quant | ({own: graph.quant[tensor]} if tensor in graph.quant else {})
+        graph = replace(graph, outputs=outputs, quant=quant)
+    return graph
 
 
 def _copy_shared_operands(graph: Graph) -> Graph:
