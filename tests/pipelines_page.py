@@ -109,7 +109,7 @@ def fetch(machine: str, words: int, buffer: int) -> str:
     """Return when the blocks of a program of geom and vgeom, in turn, are on the bus, there and dispatched."""
     design = replace(load_machine(machine), instruction_words=buffer)
     code = (*(instruction(("geom", "vgeom")[i % 2]) for i in range(words - 1)), instruction("halt"))
-    work = Workload(design, code, np.zeros(0, np.uint8), 1 << 14, 1 << 14, (1 << 14, 1 << 14))
+    work = Workload(design, code, np.zeros(0, np.uint8), 1 << 14, 1 << 14, ((1 << 14, 1 << 14),))
     seen = {model: ALL[model](work, (), np.zeros(0, np.uint8)) for model in ("fast", "register")}
     assert compare(work, seen, ()).difference is None
     sent = seen["register"].times[:, MOMENTS.index("dispatch")].tolist()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.ir import (
     Assembled,
     Clamp,
@@ -389,4 +390,6 @@ def _pruned(nodes: list[QNode], tensors: dict[str, QTensor], out: QTensor) -> Qu
     table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
     shape = (logical,) if out.height == out.width == 1 else (logical, out.height, out.width)
     used = {t: tensors[t] for t in ("image", *(n.out for n in reversed(kept)))}
-    return QuantizedGraph("random", tuple(reversed(kept)), used, "image", out.name, pre, table, shape)
+    return QuantizedGraph(
+        "random", tuple(reversed(kept)), used, "image", (Output(out.name, out.name, shape),), pre, table
+    )

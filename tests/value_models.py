@@ -31,11 +31,9 @@ def simulated(
     Watched and not watched it has to write the same.
     """
     values = Values(p.ops if ops is None else ops, p.machine, p.constants, boundaries, p.dram_bytes)
-    first, vecs = len(p.constants), []
-    dram = values.run(
-        images, p.input_range[0], first, p.dram_bytes - first, lambda op, got: vecs.append((op.index, got.copy()))
-    )
-    alone = values.run(images, p.input_range[0], first, p.dram_bytes - first)
+    all_of_it, vecs = ((len(p.constants), p.dram_bytes),), []
+    dram = values.run(images, p.input_range[0], all_of_it, lambda op, got: vecs.append((op.index, got.copy())))
+    alone = values.run(images, p.input_range[0], all_of_it)
     np.testing.assert_array_equal(alone, dram)
     return Written(dram, vecs)
 

@@ -31,7 +31,7 @@ def test_round_trip(seed, tmp_path):
     assert dump(again) == dump(graph)
     images = random_images(rng, graph, 2)
     full = [graph.tensors[n.src].groups for n in graph.lowerable]
-    a, b = (golden.run(g, images, full)[graph.output] for g in (graph, again))
+    a, b = (golden.run(g, images, full)[graph.output_tensors[0]] for g in (graph, again))
     assert np.array_equal(a, b)
 
 
@@ -65,7 +65,10 @@ EDITS = {
     "missing field": (lambda m, a: m.pop("input"), "the manifest must be an object of"),
     "unknown field": (lambda m, a: m.update(extra=1), "the manifest must be an object of"),
     "wrong type": (lambda m, a: m.update(name=3), "name must be a text"),
-    "bool for int": (lambda m, a: m["output_shape"].__setitem__(0, True), "output_shape.0 must be a whole number"),
+    "bool for int": (
+        lambda m, a: m["outputs"][0]["shape"].__setitem__(0, True),
+        "outputs.0.shape.0 must be a whole number",
+    ),
     "unknown node": (
         lambda m, a: m["nodes"][0].update(type="magic"),
         "nodes.0 must be an object of type QFold or QConv or QWindow or QConcat or QMosaic",
@@ -102,9 +105,9 @@ EDITS = {
     "array gone": (lambda m, a: a.pop("table"), "table must be an array of the file"),
     "array too much": (lambda m, a: a.update(more=np.zeros(1)), "arrays that nothing names: more"),
     "table shape": (lambda m, a: a.update(table=a["table"][:, :255]), "shape of the pixel table"),
-    "no output": (lambda m, a: m.update(output="nope"), "the output is not made"),
-    "scale": (lambda m, a: m["tensors"][m["output"]].update(scale=-1.0), "scale -1"),
-    "size": (lambda m, a: m["tensors"][m["output"]].update(height=0), "size 0x"),
+    "no output": (lambda m, a: m["outputs"][0].update(tensor="nope"), "output logits4: it is not made"),
+    "scale": (lambda m, a: m["tensors"][m["outputs"][0]["tensor"]].update(scale=-1.0), "scale -1"),
+    "size": (lambda m, a: m["tensors"][m["outputs"][0]["tensor"]].update(height=0), "size 0x"),
     "order": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["order"].__setitem__(0, 77), "the order is no perm"),
     "position": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["act_shift"].__setitem__(0, 9), "activation posit"),
     "kernel": (lambda m, a: m["nodes"][conv_at(m)]["window"].update(kernel=[7, 9]), "weights int8"),

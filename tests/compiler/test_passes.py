@@ -27,6 +27,7 @@ from npu_compiler.graph.passes.fuse_residual import fuse_residual
 from npu_compiler.graph.passes.prune import prune
 from npu_compiler.graph.passes.verify import shape_of, verify
 from npu_compiler.options import QuantizeOptions
+from npu_compiler.outputs import Output
 from npu_compiler.pipeline import quantize
 from npu_compiler.qgraph.dump import dump
 from npu_compiler.qgraph.ir import Preprocess
@@ -62,10 +63,10 @@ def pad(name, src, pads=(1, 0, 1, 2)):
 
 def graph(*nodes, quant=None):
     """Return the graph whose output is made by the last node."""
-    found = Graph("net", (), {"x": SHAPE}, "x", "x", SHAPE, quant or {})
+    found = Graph("net", (), {"x": SHAPE}, "x", (Output("y", "x", SHAPE),), quant or {})
     for node in nodes:
         found = replace(found, nodes=(*found.nodes, node), shapes=found.shapes | {node.out: shape_of(found, node)})
-    return replace(found, output=nodes[-1].out, output_shape=found.shapes[nodes[-1].out])
+    return replace(found, outputs=(Output("y", nodes[-1].out, found.shapes[nodes[-1].out]),))
 
 
 CASES = {
@@ -151,7 +152,7 @@ def test_pass(name, golden):
     after = graph_pass(before)
     verify(after, graph_pass.__name__)
     x = RNG.normal(0, 1, (2, *SHAPE)).astype(np.float32)
-    want, got = (evaluate(g, x)[g.output] for g in (before, after))
+    want, got = (evaluate(g, x)[g.output_tensors[0]] for g in (before, after))
     assert np.abs(want - got).max() <= 1e-5 * (1 + np.abs(want).max())
     golden(f"{name}.txt", f"# before\n{before.dump()}# after {graph_pass.__name__}\n{after.dump()}")
 
@@ -167,7 +168,7 @@ def test_passes_run_in_their_order_and_are_observed():
 def test_merged_nodes_keep_the_names_of_all():
     made = optimize(graph(conv("a", "x"), affine("b", "a"), act("c", "b", RELU), add("d", "c", "x")))
     assert [n.onnx_nodes for n in made.nodes] == [("a", "b", "c"), ("d",)]
-    assert [n.name for n in walk_back(made, made.output)] == ["d", "a"]
+    assert [n.name for n in walk_back(made, made.output_tensors[0])] == ["d", "a"]
 
 
 def test_batchnorm_keeps_the_integers_of_a_qdq_model():
@@ -201,7 +202,7 @@ BROKEN = {
     "twice": (lambda g: replace(g, nodes=(g.nodes[0], replace(g.nodes[1], out="a"))), "b: a is made twice"),
     "order": (lambda g: replace(g, nodes=g.nodes[::-1]), "b: reads a before it is made"),
     "shape": (lambda g: replace(g, shapes=g.shapes | {"b": (3, 6, 7)}), r"b: shape \(3, 6, 7\)"),
-    "missing": (lambda g: replace(g, output="c"), "net: the output is not made"),
+    "missing": (lambda g: replace(g, outputs=(Output("y", "c", (4, 5, 5)),)), "net: outputs not made: {'c'}"),
     "unknown": (lambda g: replace(g, shapes=g.shapes | {"z": SHAPE}), "net: shapes of unknown tensors: {'z'}"),
 }
 

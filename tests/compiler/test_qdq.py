@@ -115,8 +115,8 @@ def test_output_is_that_of_onnxruntime_within_few_steps(symmetric):
     step, and the next layers average these moves out: one step of the output on average is far more than is seen.
     """
     graph, pixels = symmetric.quantized(), images(32, seed=99)
-    out = graph.tensors[graph.output]
-    made = golden.run(graph, graph.table[np.arange(3), pixels], [0] * len(graph.lowerable))[graph.output]
+    out = graph.tensors[graph.output_tensors[0]]
+    made = golden.run(graph, graph.table[np.arange(3), pixels], [0] * len(graph.lowerable))[graph.output_tensors[0]]
     real = np.array(out.channel_map) >= 0
     want = run_onnx(symmetric.path, model_input(pixels)) / out.scale
     off = np.abs(made[:, 0, 0, real] - want)
@@ -148,8 +148,8 @@ def test_zero_points_are_refused_all_at_once_and_requantized_on_demand(make):
     assert caught.value.where == case.path.name
     graph = quantize_graph(import_model(case.path, requantize=True), images(32), PIXELS, QuantizeOptions())
     pixels = images(16, seed=7)
-    out = graph.tensors[graph.output]
-    made = golden.run(graph, graph.table[np.arange(3), pixels], [0] * len(graph.lowerable))[graph.output]
+    out = graph.tensors[graph.output_tensors[0]]
+    made = golden.run(graph, graph.table[np.arange(3), pixels], [0] * len(graph.lowerable))[graph.output_tensors[0]]
     want = run_onnx(example(), model_input(pixels))
     off = made[:, 0, 0, np.array(out.channel_map) >= 0] * out.scale - want
     assert 10 * np.log10((want**2).mean() / (off**2).mean()) > 25
@@ -189,8 +189,8 @@ def test_unsigned_activations_per_tensor_weights_and_a_matrix(tmp_path):
     at = placed(graph.tensors[made.out])
     assert np.array_equal(made.weight[at].reshape(5, -1)[:, :27], kernel.transpose(0, 2, 3, 1).reshape(5, -1))
     assert np.array_equal(head.weight[:7, 0, 0][:, placed(graph.tensors[head.src])], matrix.T)
-    assert graph.tensors[graph.output].bits == 8
-    got = golden.run(graph, graph.table[np.arange(3), pixels], [0, 0])[graph.output][:, 0, 0, :7]
+    assert graph.tensors[graph.output_tensors[0]].bits == 8
+    got = golden.run(graph, graph.table[np.arange(3), pixels], [0, 0])[graph.output_tensors[0]][:, 0, 0, :7]
     off = np.abs(got - run_onnx(path, model_input(pixels)) / np.float32(0.05))
     assert off.max() <= 1.01
     assert np.abs(got).max() > 30
@@ -204,7 +204,7 @@ def test_a_clamp_is_for_those_who_read_the_quantized_value(tmp_path, requantize)
     model = net.model(net.node("Add", made, qdq(net, made, 0.05, 0, np.uint8)))
     graph = import_model(save(model, tmp_path), requantize=requantize)
     x = net.images()
-    off = np.abs(evaluate(graph, x)[graph.output] - run_onnx(model, x))
+    off = np.abs(evaluate(graph, x)[graph.output_tensors[0]] - run_onnx(model, x))
     assert off.max() <= 0.026  # half a step, which the float graph does not round
     assert list(graph.quant.values()) == ([] if requantize else [TensorQuant(np.float32(0.05), signed=False)])
 

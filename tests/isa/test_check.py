@@ -45,7 +45,7 @@ ARGUMENTS = {
     "constants_bytes": CONSTANTS_BYTES,
     "dram_bytes": DRAM_BYTES,
     "input_range": (INPUT, OUTPUT),
-    "output_range": (OUTPUT, DRAM_BYTES),
+    "output_ranges": ((OUTPUT, DRAM_BYTES),),
     "registers": 1,
     "legal": {0: (0, 1, 2)},
 }
@@ -211,7 +211,8 @@ def test_a_program_may_be_longer_than_the_fetch_buffer():
         check(code)
     machine = replace(MACHINE, dram_bytes=1 << 16)
     longer = [change_address(i, 6 * 1024) for i in code]
-    moved = {k: tuple(a + 6 * 1024 for a in ARGUMENTS[k]) for k in ("input_range", "output_range")}
+    moved = {"input_range": tuple(a + 6 * 1024 for a in ARGUMENTS["input_range"])}
+    moved |= {"output_ranges": (tuple(a + 6 * 1024 for a in ARGUMENTS["output_ranges"][0]),)}
     check(longer, machine, **moved, dram_bytes=DRAM_BYTES + 6 * 1024)
 
 
@@ -249,7 +250,7 @@ def test_a_layer_without_dial_names_register_255():
         ([Instruction("halt", {}), *program()], {}, "halt before the end"),
         (program(), {"dram_bytes": 5000}, "5000 bytes of DRAM used, the machine has 4096"),
         (program(), {"input_range": (INPUT - 1, OUTPUT)}, "must lie between the program, which ends at 2048, and the"),
-        (program(), {"output_range": (OUTPUT - 1, DRAM_BYTES)}, "overlaps the input"),
+        (program(), {"output_ranges": ((OUTPUT - 1, DRAM_BYTES),)}, "overlaps the input"),
         (program(), {"registers": 256}, "256 boundary registers used, 255 exist"),
         (program(), {"legal": {1: (0,)}}, "not one of the 1 registers"),
     ],
@@ -465,7 +466,7 @@ def binary(code) -> Binary:
         input=InputInfo(
             **image, pixel_scale=1.0, mean=(0.0,), std=(1.0,), resize=(), crop=(), table=np.zeros((32, 256), np.uint8)
         ),
-        output=OutputInfo(**result, scale=1.0, channel_map=tuple(range(16)), shape=(16, 2, 2)),
+        outputs=(OutputInfo(**result, scale=1.0, channel_map=tuple(range(16)), shape=(16, 2, 2)),),
         layers=(layer,),
         dial=(),
         dial_macs=1,

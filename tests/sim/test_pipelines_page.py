@@ -58,7 +58,7 @@ def lonely_conv(rows: int, cols: int, batch: int, pixels: int) -> tuple[Workload
     )
     rng = np.random.default_rng(rows)
     constants = np.concatenate([np.zeros(1024 - 16 * cols, np.uint8), rng.integers(0, 256, 16 * cols, np.uint8)])
-    return Workload(machine, code, constants, 4096, 2048, (2048, 2048)), rng.integers(0, 256, 16 * pixels, np.uint8)
+    return Workload(machine, code, constants, 4096, 2048, ((2048, 2048),)), rng.integers(0, 256, 16 * pixels, np.uint8)
 
 
 def closed_form(rows: int, cols: int, load: int, pass_cycles: list[int]) -> int:

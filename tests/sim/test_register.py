@@ -66,7 +66,7 @@ def clocked(text: str, boundaries: tuple[int, ...] = (), **sizes: int) -> tuple[
     ops, machine = hand_programs.hand(text, sizes)
     said = " ".join(f"{k}={v}" for k, v in ({"dram_latency_cycles": 20} | sizes).items())
     code = decode(assemble(hand_programs.HEAD.format(sizes=said) + text, "hand.s").code)
-    work = Workload(machine, code, np.zeros(0, np.uint8), 1 << 16, 0, (0, 0), computes=False)
+    work = Workload(machine, code, np.zeros(0, np.uint8), 1 << 16, 0, ((0, 0),), computes=False)
     image = np.random.default_rng(0).integers(0, 256, (1, 1 << 15), np.uint8)
     agree(verify(work, [boundaries], ("fast", "register"), image))
     found = run(code, machine, work.constants, boundaries, work.dram_bytes, image[0], 0)

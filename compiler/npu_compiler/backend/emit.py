@@ -95,7 +95,7 @@ class Context:
         return self.plan.graph.tensors[name]
 
     def dram(self, root: str) -> int:
-        """Return the DRAM address of the image, the output or a spilled root."""
+        """Return the DRAM address of the image, an output or a spilled root."""
         return self.dram_base + self.plan.dram[root]
 
     def register(self, node: str) -> int:

@@ -15,6 +15,7 @@ from npu_compiler.backend.emit import emit
 from npu_compiler.backend.fit import check_dram, check_fit
 from npu_compiler.backend.plan import Plan
 from npu_compiler.backend.tokens import add_tokens
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.dial import dial_steps
 from npu_compiler.qgraph.ir import Assembled, QConv, QFold, QuantizedGraph
 
@@ -55,7 +56,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         constants=constants,
         dram_bytes=base + plan.dram_bytes,
         input=_input_info(plan, base),
-        output=_output_info(plan, base),
+        outputs=tuple(_output_info(plan, base, output) for output in graph.outputs),
         layers=_layers(graph, legal),
         dial=steps,
         dial_macs=macs,
@@ -120,12 +121,11 @@ def _input_info(plan: Plan, base: int) -> InputInfo:
     )
 
 
-def _output_info(plan: Plan, base: int) -> OutputInfo:
-    graph = plan.graph
-    out = graph.tensors[graph.output]
+def _output_info(plan: Plan, base: int, output: Output) -> OutputInfo:
+    out = plan.graph.tensors[output.tensor]
     return OutputInfo(
-        name=out.name,
-        address=base + plan.dram[graph.output],
+        name=output.name,
+        address=base + plan.dram[output.tensor],
         height=out.height,
         width=out.width,
         channels=out.channels,
@@ -133,5 +133,5 @@ def _output_info(plan: Plan, base: int) -> OutputInfo:
         signed=out.signed,
         scale=out.scale,
         channel_map=out.channel_map,
-        shape=graph.output_shape,
+        shape=output.shape,
     )

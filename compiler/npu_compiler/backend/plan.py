@@ -57,7 +57,7 @@ class Plan:
         pitches: of every root, in activation memory.
         address: first activation word of every resident root and strip buffer.
         dram: DRAM byte address of every spilled root, relative to the end of the constants.
-        dram_bytes: input, output and spilled roots.
+        dram_bytes: input, outputs and spilled roots.
         folds: tensors that the load engine gathers from the image, strip by strip.
     """
 
@@ -107,7 +107,7 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     pitches |= {f: choose_pitch(graph.tensors[f], users.get(f, []), machine) for f in folds}
     index = {n.name: i for i, n in enumerate(graph.nodes)}
     planner = _Planner(graph, machine, where, pitches, folds, index, _lifetimes(graph, where))
-    spilled, packed = {where[graph.output].root}, set[str]()
+    spilled, packed = {where[t].root for t in graph.output_tensors}, set[str]()
     while True:
         plans = [planner.node(n, spilled) for n in graph.computed]
         buffers = _buffers(planner, plans, spilled, packed)
@@ -242,12 +242,12 @@ def _buffers(planner: _Planner, plans: list[NodePlan], spilled: set[str], packed
 
 
 def _dram_layout(graph: QuantizedGraph, spilled: list[str], where: Mapping[str, View]) -> tuple[dict[str, int], int]:
-    """Return byte offsets after the constants: the input image, the output, then the other spilled roots."""
+    """Return byte offsets after the constants: the input image, the outputs, then the other spilled roots."""
     image = graph.tensors[graph.input]
     at = _align(image.height * image.width * image.channels)
     layout = {graph.input: 0}
-    output = where[graph.output].root
-    for root in [output, *(r for r in spilled if r != output)]:
+    outputs = [where[t].root for t in graph.output_tensors]
+    for root in [*outputs, *(r for r in spilled if r not in outputs)]:
         tensor = graph.tensors[root]
         layout[root] = at
         at = _align(at + tensor.height * tensor.width * words_per_pixel(tensor) * WORD_BYTES)

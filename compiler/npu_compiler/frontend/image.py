@@ -7,6 +7,7 @@ from npu_isa.errors import ModelError, UnsupportedError
 from onnx import TensorProto
 
 from npu_compiler.frontend.importer import CHW, ELEMENT_WISE, HWC, Order, too_large
+from npu_compiler.frontend.model import shortened
 from npu_compiler.frontend.tensors import FLOATS
 from npu_compiler.graph.ir import Shape
 
@@ -29,17 +30,20 @@ class Image:
     batch: int
 
 
-def find_image(graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] | None) -> Image:
+def find_image(
+    graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] | None, assumed: Shape | None = None
+) -> Image:
     """Return the image input of a model; sizes that the model leaves open are written into it.
 
     Args:
         graph: of the model.
         where: the file's name in errors.
         input_shape: the input's shape, in the model's order, with or without the batch; None for that of the model.
+        assumed: (channels, height, width) that a model has which leaves sizes open.
 
     Raises:
         ModelError: sizes are not known, or contradict `input_shape`.
-        UnsupportedError: not one input and one output, or an input of integers.
+        UnsupportedError: more than one input, or none; or an input of integers.
     """
     value = _only_input(graph, where)
     name, tensor = value.name, value.type.tensor_type
@@ -48,6 +52,8 @@ def find_image(graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] 
     if input_shape is not None:
         _write_shape(tensor, name, axes, input_shape, where)
     shape = [d.dim_value if d.dim_value > 0 else 0 for d in tensor.shape.dim]
+    if assumed is not None and len(shape) == 4:
+        shape[1:] = [size or assumed[axis] for size, axis in zip(shape[1:], order, strict=True)]
     if len(shape) != 4 or not all(shape[1:]):
         example = "1,320,320,3" if order == HWC else "1,3,320,320"
         raise ModelError(
@@ -62,14 +68,13 @@ def find_image(graph: onnx.GraphProto, where: str, input_shape: tuple[int, ...] 
 
 
 def _only_input(graph: onnx.GraphProto, where: str) -> onnx.ValueInfoProto:
-    """Return the one input that is not a weight; it must be floating point, and the output alone too."""
+    """Return the one input that is not a weight; it must be floating point."""
     weights = {t.name for t in graph.initializer}
     inputs: list[onnx.ValueInfoProto] = [i for i in graph.input if i.name not in weights]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    if len(inputs) != 1:
+        found = f": {shortened([i.name for i in inputs])}" if inputs else ""
         raise UnsupportedError(
-            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs, needs one of each",
-            where,
-            "cut the model to one image input and one output",
+            f"the model has {len(inputs)} inputs{found}; needs one", where, "cut the model to one image input"
         )
     kind = inputs[0].type.tensor_type.elem_type
     if kind not in FLOATS:

@@ -18,14 +18,15 @@ from npu_compiler.frontend.infer import Types, array_type, model_of, output_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
 from npu_compiler.graph.ir import Graph
+from npu_compiler.outputs import Output
 
 
 def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[int, ...] | None = None) -> Graph:
     """Read an ONNX model.
 
     Args:
-        path: the file; one image input, one output. An opset that is not supported is converted, floating point of 16
-            and 64 bits read as float32; the graph's notes say so.
+        path: the file; one image input, one output or more. An opset that is not supported is converted, floating
+            point of 16 and 64 bits read as float32; the graph's notes say so.
         requantize: drop the activation quantization of a QDQ model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
 
@@ -39,16 +40,27 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     where = Path(path).name or str(path)
     model, notes = load_model(Path(path), where)
     image = find_image(model.graph, where, input_shape)
+    outputs = _output_names(model.graph, where)
     nodes = model.graph.node
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
-    plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | {model.graph.output[0].name}
+    plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
     importer = Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
     refused = _walk(model, importer, where)
     if refused:
         raise UnsupportedError(
             _refusals(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
         )
-    return _finish(model.graph.output[0].name, importer, where, notes)
+    return _finish(outputs, importer, where, notes)
+
+
+def _output_names(graph: onnx.GraphProto, where: str) -> list[str]:
+    """Return the names of the outputs, one or more, each once."""
+    names = [value.name for value in graph.output]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        fault = f"several outputs are called {shortened(twice)}" if twice else "the model has no outputs"
+        raise ModelError(fault, where, "export the model again, each output with a name of its own")
+    return names
 
 
 def _refusals(refused: list[tuple[str, str, str]]) -> str:
@@ -110,25 +122,29 @@ def _output_types(
         return {}
 
 
-def _finish(name: str, importer: Importer, where: str, notes: tuple[str, ...]) -> Graph:
+def _finish(names: list[str], importer: Importer, where: str, notes: tuple[str, ...]) -> Graph:
+    outputs = tuple(_output(name, importer, where) for name in names)
+    if all(output.tensor == importer.input for output in outputs):
+        raise ModelError("the model computes nothing", where, "check the model")
+    return Graph(
+        name=Path(where).stem,
+        nodes=tuple(importer.nodes),
+        shapes=importer.shapes,
+        input=importer.input,
+        outputs=outputs,
+        quant=importer.quant,
+        notes=notes,
+    )
+
+
+def _output(name: str, importer: Importer, where: str) -> Output:
     if not importer.known(name):
         raise ModelError(f"output {name!r} is not computed from the image", where, "check the model")
     value = importer.value(name)
-    if value.tensor == importer.input:
-        raise ModelError("the model computes nothing", where, "check the model")
     if not importer.in_memory_order(value):
         raise UnsupportedError(
             f"output {name!r} has its channels not first: shape (N, {', '.join(map(str, importer.full_shape(name)))})",
             where,
             "remove the Transpose before the output",
         )
-    return Graph(
-        name=Path(where).stem,
-        nodes=tuple(importer.nodes),
-        shapes=importer.shapes,
-        input=importer.input,
-        output=value.tensor,
-        output_shape=importer.full_shape(name),
-        quant=importer.quant,
-        notes=notes,
-    )
+    return Output(name, value.tensor, importer.full_shape(name))

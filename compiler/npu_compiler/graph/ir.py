@@ -9,12 +9,14 @@ every place that a new member must touch.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npu_compiler.graph.curves import SPREAD, curve
+from npu_compiler.outputs import Output, tensors_of
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -223,13 +225,13 @@ Node = Conv | Affine | Act | Add | Mul | Pool | Concat | Mosaic | Crop | Channel
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network with one image input and one output.
+    """A network with one image input.
 
     Attributes:
         nodes: in topological order.
         shapes: (channels, height, width) of each tensor, the input included.
-        input, output: tensor names.
-        output_shape: shape of the ONNX output without the batch axis.
+        input: name of the image's tensor.
+        outputs: what it gives, one or more, in the order of the ONNX model; nodes may read these tensors too.
         quant: tensors whose quantization a QDQ model fixes.
         notes: remarks of the importer.
     """
@@ -238,10 +240,14 @@ class Graph:
     nodes: tuple[Node, ...]
     shapes: dict[str, Shape]
     input: str
-    output: str
-    output_shape: tuple[int, ...]
+    outputs: tuple[Output, ...]
     quant: dict[str, TensorQuant] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def output_tensors(self) -> tuple[str, ...]:
+        """Tensors of the outputs, in their order, each once."""
+        return tensors_of(self.outputs)
 
     def users(self, tensor: str) -> tuple[Node, ...]:
         """Return the nodes that read a tensor."""
@@ -249,7 +255,8 @@ class Graph:
 
     def dump(self) -> str:
         """Return one line a node; arrays as their shape."""
-        lines = [f"graph {self.name}: {self.input} {self.shapes[self.input]} -> {self.output} {self.output_shape}"]
+        given = ", ".join(f"{o.tensor} {o.shape}" for o in self.outputs)
+        lines = [f"graph {self.name}: {self.input} {self.shapes[self.input]} -> {given}"]
         for node in self.nodes:
             parts = []
             for f in fields(node):

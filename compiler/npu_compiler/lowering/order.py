@@ -36,7 +36,7 @@ Order = NDArray[np.int64]
 def order_groups(graph: QuantizedGraph) -> QuantizedGraph:
     """Return the same network with the groups of its tensors reordered for its main consumers.
 
-    Concat operands and results, the folded image and the output keep their order.
+    Concat operands and results, the folded image and the outputs keep their order.
     """
     orders = _class_orders(graph)
     tensors = {name: _tensor(t, orders.get(name)) for name, t in graph.tensors.items()}
@@ -47,7 +47,7 @@ def order_groups(graph: QuantizedGraph) -> QuantizedGraph:
 def _class_orders(graph: QuantizedGraph) -> dict[str, Order]:
     """Return per tensor of a free class the old group that stands at each place."""
     ties: nx.Graph = nx.Graph()
-    pinned = {graph.input, graph.output}
+    pinned = {graph.input, *graph.output_tensors}
     for node in graph.nodes:
         ties.add_nodes_from([node.out, *node.inputs])
         match node:

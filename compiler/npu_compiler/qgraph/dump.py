@@ -26,8 +26,8 @@ from npu_compiler.qgraph.ir import (
 
 def dump(graph: QuantizedGraph) -> str:
     """Return one line for the network and one for each node; equal graphs give equal text."""
-    output = "x".join(map(str, graph.output_shape))
-    lines = [f"quantized {graph.name}: {_tensor(graph.tensors[graph.input])} -> {graph.output} ({output})"]
+    given = ", ".join(f"{o.tensor} ({'x'.join(map(str, o.shape))})" for o in graph.outputs)
+    lines = [f"quantized {graph.name}: {_tensor(graph.tensors[graph.input])} -> {given}"]
     for node in graph.nodes:
         lines.append(f"  {_tensor(graph.tensors[node.out])} = {_node(node)}")
     return "\n".join(lines) + "\n"

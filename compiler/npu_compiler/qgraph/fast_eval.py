@@ -87,8 +87,8 @@ def mode_at(node: QConv, boundary: int) -> Mode | None:
     return Mode(lowered, shift, wgt, lowering.bias_rows[boundary], lowering.extract)
 
 
-def run(graph: QuantizedGraph, image_bytes: U8, boundaries: Sequence[int]) -> Array:
-    """Return the output of a batch at a boundary vector: int16 (N, height, width, channels), equal to `golden.run`.
+def run(graph: QuantizedGraph, image_bytes: U8, boundaries: Sequence[int]) -> dict[str, Array]:
+    """Return the tensors of the outputs at a boundary vector, as `golden.run` does: int16 (N, height, width, channels).
 
     Raises:
         DataError: images or boundaries do not fit the network.
@@ -111,12 +111,16 @@ class Evaluator:
         per_image = sum(t.height * t.width * t.channels for t in graph.tensors.values())
         self._chunk = max(1, CHUNK_BYTES // per_image)
 
-    def run(self, image_bytes: U8, modes: Mapping[str, Mode]) -> Array:
-        """Return the output, int16 (N, height, width, channels); convolutions without a mode run in 8 bits."""
-        return np.concatenate([values[self.graph.output] for values in self.batches(image_bytes, modes, ())])
+    def run(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, Array]:
+        """Return the tensors of the outputs by name, int16 (N, height, width, channels).
 
-    def each_alone(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, Array]:
-        """Return the output, as `run` does, with each of these convolutions in its mode and all others in 8 bits.
+        Convolutions without a mode run in 8 bits.
+        """
+        parts = list(self.batches(image_bytes, modes, ()))
+        return {name: np.concatenate([values[name] for values in parts]) for name in self.graph.output_tensors}
+
+    def each_alone(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, dict[str, Array]]:
+        """Return the outputs, as `run` does, with each of these convolutions in its mode and all others in 8 bits.
 
         Only what depends on the convolution is evaluated again.
         """
@@ -124,20 +128,21 @@ class Evaluator:
         plain = {n.name: self._matrix(n, None) for n in convs}
         own = {n.name: self._matrix(n, modes[n.name]) for n in convs if n.name in modes}
 
-        def outputs(part: U8) -> dict[str, Array]:
+        def outputs(part: U8) -> dict[str, dict[str, Array]]:
             exact: dict[str, Array] = {self.graph.input: part}
             for node in self.graph.nodes:
                 exact[node.out] = self._node(node, exact, None, plain.get(node.name))
-            return {name: self._integers(self._changed(exact, name, modes[name], own[name], plain)) for name in own}
+            return {name: self._changed(exact, name, modes[name], own[name], plain) for name in own}
 
         with threads() as pool:
             parts = list(pool.map(outputs, self.parts(image_bytes)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in own}
+        given = self.graph.output_tensors
+        return {name: {t: np.concatenate([part[name][t] for part in parts]) for t in given} for name in own}
 
     def _changed(
         self, exact: Mapping[str, Array], name: str, mode: Mode, matrix: Array, plain: Mapping[str, Array]
-    ) -> Array:
-        """Return the output (raw) where one convolution has a mode, from the tensors where none has one."""
+    ) -> dict[str, Array]:
+        """Return the outputs where one convolution has a mode, from the tensors where none has one."""
         found = {**exact}
         changed: set[str] = set()
         for node in self.graph.nodes:
@@ -148,12 +153,12 @@ class Evaluator:
             else:
                 continue
             changed.add(node.out)
-        return found[self.graph.output]
+        return {name: self._integers(name, found[name]) for name in self.graph.output_tensors}
 
     def batches(
         self, image_bytes: U8, modes: Mapping[str, Mode], keep: Sequence[str], parts: int = THREADS
     ) -> Iterator[dict[str, Array]]:
-        """Yield the output (int16) and the tensors named in `keep` (raw bytes), some images at a time.
+        """Yield the outputs (int16) and the tensors named in `keep` (raw bytes), some images at a time.
 
         Args:
             image_bytes, modes: as for `run`.
@@ -166,12 +171,12 @@ class Evaluator:
             found = {self.graph.input: part}
             for index, node in enumerate(self.graph.nodes):
                 found[node.out] = self._node(node, found, modes.get(node.name), matrices.get(node.name))
-                self._drop(found, index, {*keep, self.graph.output})
+                self._drop(found, index, set(keep))
             return found
 
         with threads() as pool:
             for found in pool.map(values, self.parts(image_bytes, parts)):
-                yield found | {self.graph.output: self._integers(found[self.graph.output])}
+                yield found | {name: self._integers(name, found[name]) for name in self.graph.output_tensors}
 
     def walk(self, image_bytes: U8, choose: "Choose") -> None:
         """Evaluate all images node by node; before each convolution `choose` returns its mode.
@@ -193,7 +198,7 @@ class Evaluator:
     def _step(self, index: int, mode: Mode | None, matrix: Array | None, values: dict[str, Array]) -> None:
         node = self.graph.nodes[index]
         values[node.out] = self._node(node, values, mode, matrix)
-        self._drop(values, index, {self.graph.output})
+        self._drop(values, index, set())
 
     def _mean(
         self, pool: ThreadPoolExecutor, found: list[dict[str, Array]], node: QConv, mode: Mode | None
@@ -222,8 +227,8 @@ class Evaluator:
         for name in {n for n in self.graph.nodes[index].inputs if self._last[n] == index and n not in keep}:
             del values[name]
 
-    def _integers(self, raw: Array) -> Array:
-        out = self.graph.tensors[self.graph.output]
+    def _integers(self, name: str, raw: Array) -> Array:
+        out = self.graph.tensors[name]
         return raw if out.bits == 16 else (raw.view(np.int8) if out.signed else raw).astype(np.int16)
 
     def _node(self, node: QNode, values: Mapping[str, Array], mode: Mode | None, matrix: Array | None) -> Array:

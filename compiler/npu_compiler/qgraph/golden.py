@@ -46,13 +46,13 @@ def run(
     keep: bool = False,
     visit: Callable[[str, Ints], None] = lambda name, x: None,
 ) -> dict[str, Ints]:
-    """Compute the output of a batch of images.
+    """Compute the outputs of a batch of images.
 
     Args:
         graph: the network.
         image_bytes: input bytes (after the preprocessing table), uint8, shape (N, height, width, channels).
         boundaries: groups in 4 bits of each convolution of `graph.lowerable`.
-        keep: return every tensor, not the output alone.
+        keep: return every tensor, not those of the outputs alone.
         visit: called with the name and the values of each tensor but the input once they are there.
 
     Returns:
@@ -70,9 +70,9 @@ def run(
         values[node.out] = run_node(graph, node, values, low.get(node.name, 0))
         visit(node.out, values[node.out])
         if not keep:
-            for name in {n for n in node.inputs if last[n] == index and n != graph.output}:
+            for name in {n for n in node.inputs if last[n] == index}:
                 del values[name]
-    return values if keep else {graph.output: values[graph.output]}
+    return values if keep else {name: values[name] for name in graph.output_tensors}
 
 
 def check_arguments(graph: QuantizedGraph, image_bytes: NDArray[np.uint8], boundaries: Sequence[int]) -> None:

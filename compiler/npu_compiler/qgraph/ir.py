@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_compiler.graph.ir import Place as Place
+from npu_compiler.outputs import Output, tensors_of
 
 GROUP = 16
 Extraction = Literal["static", "dynamic"]
@@ -35,7 +36,7 @@ class QTensor:
         height, width: pixels.
         channels: physical channels, a multiple of 16 (the input image: its own).
         scale: real value of one step.
-        bits: 8, or 16 for a wide output.
+        bits: 8, or 16 for a wide output of the network.
         signed: -128..127 (or 16-bit signed) if true, else 0..255.
         channel_map: logical channel that each physical channel holds, -1 for padding; shape (channels,).
     """
@@ -326,23 +327,27 @@ class Preprocess:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedGraph:
-    """A quantized network: nodes in topological order; one input image, one output.
+    """A quantized network: nodes in topological order; one input image, one output or more.
 
     Attributes:
         tensors: by name.
         table: uint8, shape (image channels, 256): pixel value to input byte.
-        output_shape: shape of the ONNX output without the batch axis, e.g. (10,).
+        outputs: what it gives, in the order of the ONNX model; no node reads these tensors.
     """
 
     name: str
     nodes: tuple[QNode, ...]
     tensors: dict[str, QTensor]
     input: str
-    output: str
+    outputs: tuple[Output, ...]
     preprocess: Preprocess
     table: U8
-    output_shape: tuple[int, ...]
     notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def output_tensors(self) -> tuple[str, ...]:
+        """Tensors of the outputs, in their order, each once."""
+        return tensors_of(self.outputs)
 
     @cached_property
     def computed(self) -> tuple[Computed, ...]:

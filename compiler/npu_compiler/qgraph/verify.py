@@ -1,6 +1,7 @@
 """The rules of the quantized graph. A graph that breaks one came from a damaged or hand-made file, or from a bug."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, assert_never
 
 import numpy as np
@@ -9,6 +10,7 @@ from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
 from numpy.typing import NDArray
 
 from npu_compiler.graph.ir import fill_once
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.ir import (
     GROUP,
     Clamp,
@@ -58,14 +60,20 @@ def verify_quantized(graph: QuantizedGraph, where: str) -> None:
     rule(graph.table.shape == (image.channels, 256) and graph.table.dtype == np.uint8, "shape of the pixel table")
     _check_preprocess(graph, image, rule)
     made = _check_nodes(graph, where, rule)
-    rule(graph.output in made and graph.output != graph.input, "the output is not made")
     rule(made == set(graph.tensors), "tensors that nothing makes")
-    rule(not graph.users(graph.output), "the output is read inside the network", graph.output)
-    out = graph.tensors[graph.output]
-    real = sum(c >= 0 for c in out.channel_map) * out.height * out.width
-    rule(int(np.prod(graph.output_shape)) == real and min(graph.output_shape, default=0) > 0, "the output's shape")
-    wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name != graph.output]
+    rule(0 < len(graph.outputs) == len({o.name for o in graph.outputs}), "no outputs, or two of one name")
+    for output in graph.outputs:
+        _check_output(graph, output, made, _at(rule, f"output {output.name}"))
+    wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name not in graph.output_tensors]
     rule(not wide, f"16 bits inside the network: {wide}")
+
+
+def _check_output(graph: QuantizedGraph, output: Output, made: set[str], rule: Rule) -> None:
+    rule(output.tensor in made and output.tensor != graph.input, "it is not made")
+    rule(not graph.users(output.tensor), "it is read inside the network")
+    t = graph.tensors[output.tensor]
+    real = sum(c >= 0 for c in t.channel_map) * t.height * t.width
+    rule(prod(output.shape) == real and min(output.shape, default=0) > 0, f"shape {output.shape} of {real} values")
 
 
 def _at(rule: Callable[..., None], place: str) -> Rule:

@@ -95,10 +95,9 @@ def build(
         nodes=tuple(maker.nodes),
         tensors={t: q for t, q in maker.tensors.items() if t in used},
         input=graph.input,
-        output=graph.output,
+        outputs=graph.outputs,
         preprocess=preprocess,
         table=table,
-        output_shape=graph.output_shape,
         notes=graph.notes,
     )
 

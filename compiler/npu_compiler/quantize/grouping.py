@@ -50,7 +50,7 @@ def group_channels(prepared: Prepared, mean_square: Mapping[str, F64]) -> Prepar
 
 
 def _fixed(graph: Graph, tied: Mapping[str, str], concats: Mapping[str, list[Concat]]) -> set[str]:
-    """Return the ties whose channels keep their order: the image's, the output's, and those of two concats or more."""
+    """Return the ties whose channels keep their order: the image's, the outputs', and those of two concats or more."""
     fixed: set[str] = set()
 
     def fix(name: str) -> None:
@@ -59,7 +59,8 @@ def _fixed(graph: Graph, tied: Mapping[str, str], concats: Mapping[str, list[Con
             for src in node.srcs:
                 fix(tied[src])
 
-    for name in {tied[graph.input], tied[graph.output], *(n for n, found in concats.items() if len(found) > 1)}:
+    shared = (n for n, found in concats.items() if len(found) > 1)
+    for name in {tied[graph.input], *(tied[t] for t in graph.output_tensors), *shared}:
         fix(name)
     return fixed
 

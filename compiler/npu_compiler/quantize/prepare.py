@@ -39,7 +39,7 @@ class Prepared:
     """A float graph ready to be quantized.
 
     Attributes:
-        graph: with copies inserted; the output's producer may be requantized freely and nothing else reads it.
+        graph: with copies inserted; the producer of an output may be requantized freely and nothing reads it.
         maps: channel map (npu_compiler.qgraph.ir.QTensor) of every tensor but the input.
         classes: representative of each tensor's class of equal scale and sign.
     """
@@ -55,7 +55,7 @@ def prepare(graph: Graph) -> Prepared:
     Args:
         graph: optimized; `quant` has an entry for the input (its quantization follows from the preprocessing).
     """
-    for step in (_split_leaky, _copy_image, _free_output, _copy_shared_operands, _copy_conflicts):
+    for step in (_split_leaky, _copy_image, _free_outputs, _copy_shared_operands, _copy_conflicts):
         graph = step(graph)
     graph, maps = _align_channels(graph)
     classes, _ = tie_classes(graph)
@@ -144,17 +144,19 @@ def _reads_images(node: Node, image: str) -> bool:
     assert_never(node)
 
 
-def _free_output(graph: Graph) -> Graph:
-    """See to it that the output is made by a node of arithmetic, so that it can have 16 bits, and is read by none."""
+def _free_outputs(graph: Graph) -> Graph:
+    """See to it that outputs are made by nodes of arithmetic, so that they can have 16 bits, and are read by none."""
     made = {n.out: n for n in graph.nodes}
-    node = made.get(graph.output)
-    if node is not None and not _keeps_values(node) and not graph.users(graph.output):
-        return graph
-    copied = _with_copy(graph, graph.output, {})
-    quant = dict(copied.quant)
-    if graph.output in quant:
-        quant[copied.nodes[-1].out] = quant[graph.output]
-    return replace(copied, output=copied.nodes[-1].out, quant=quant)
+    for tensor in graph.output_tensors:
+        node = made.get(tensor)
+        if node is not None and not _keeps_values(node) and not graph.users(tensor):
+            continue
+        graph = _with_copy(graph, tensor, {})
+        own = graph.nodes[-1].out
+        outputs = tuple(replace(o, tensor=own) if o.tensor == tensor else o for o in graph.outputs)
+        quant = graph.quant | ({own: graph.quant[tensor]} if tensor in graph.quant else {})
+        graph = replace(graph, outputs=outputs, quant=quant)
+    return graph
 
 
 def _copy_shared_operands(graph: Graph) -> Graph:
@@ -185,7 +187,7 @@ def fused_curves(graph: Graph) -> dict[str, Act]:
     makers = {n.out: n for n in graph.nodes}
     found = {}
     for node in graph.nodes:
-        if not isinstance(node, Act) or not isinstance(node.act, Curve) or node.src == graph.output:
+        if not isinstance(node, Act) or not isinstance(node.act, Curve) or node.src in graph.output_tensors:
             continue
         maker = makers.get(node.src)
         if maker is None or _keeps_values(maker) or len(graph.users(node.src)) > 1:
@@ -199,7 +201,7 @@ def is_wide(graph: Graph, tensor: str) -> bool:
     """Whether a tensor has 16 bits: an output that no table makes and whose quantization is not fixed."""
     made = next((n for n in graph.nodes if n.out == tensor), None)
     by_table = isinstance(made, Act) and isinstance(made.act, Curve)
-    return tensor == graph.output and tensor not in graph.quant and not by_table
+    return tensor in graph.output_tensors and tensor not in graph.quant and not by_table
 
 
 def _keeps_values(node: Node) -> bool:

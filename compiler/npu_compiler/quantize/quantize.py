@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from npu_compiler.graph.ir import Act, Conv, Curve, Graph, TensorQuant, inputs
+from npu_compiler.graph.passes.prune import prune
 from npu_compiler.options import SMALL, QuantizeOptions
 from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
 from npu_compiler.quantize import uniform
@@ -122,9 +123,18 @@ def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:
     convs = [n for n in graph.nodes if isinstance(n, Conv) and not is_depthwise(n)]
     near = _image_like(graph) if options.keep_first_8bit else set()
     kept = {n.name for n in convs if n.src in near}
-    kept |= {convs[-1].name} if convs and options.keep_last_8bit else set()
+    kept |= _last_convs(graph) if options.keep_last_8bit else set()
     kept |= {n.name for n in convs if n.weight[0].size <= SMALL} if options.keep_small_8bit else set()
     return {n.name for n in convs} - kept
+
+
+def _last_convs(graph: Graph) -> set[str]:
+    """Return, for each output, the name of the last convolution on the matrix engine that it depends on."""
+    last = set()
+    for output in graph.outputs:
+        nodes = prune(replace(graph, outputs=(output,))).nodes
+        last.update([n.name for n in nodes if isinstance(n, Conv) and not is_depthwise(n)][-1:])
+    return last
 
 
 def _image_like(graph: Graph) -> set[str]:

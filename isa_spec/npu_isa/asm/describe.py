@@ -24,8 +24,8 @@ class Narrator:
         self._dram: list[tuple[int, int, str]] = [
             (0, binary.constants.size, "constants"),
             (code_address(binary.constants.size), data_address(binary.constants.size, len(binary.code)), "program"),
-            (binary.output.address, binary.output.address + binary.output.bytes, binary.output.name),
-            (binary.input.address, binary.input.address + binary.input.bytes, binary.input.name),
+            *((*output.range, output.name) for output in binary.outputs),
+            (*binary.input.range, binary.input.name),
         ]
 
     def describe(self, op: Op) -> str:

@@ -54,7 +54,8 @@ def _head(binary: Binary) -> Iterator[str]:
     yield f".model {_text(binary.model)}"
     yield from _directive(".machine", manifest["machine"])
     yield from _directive(".input", manifest["input"])
-    yield from _directive(".output", manifest["output"])
+    for output in manifest["outputs"]:
+        yield from _directive(".output", output)
     yield f".dram {binary.dram_bytes}"
     for layer in manifest["layers"]:
         name = layer.pop("name")

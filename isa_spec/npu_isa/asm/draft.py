@@ -56,7 +56,8 @@ class Draft:
         self._data: dict[str, bytearray] = {}
         self._model: str = PurePath(where).stem
         self._base = DEFAULT_MACHINE
-        self._parts: dict[str, dict[str, Any]] = {"machine": {}, "input": {}, "output": {}}
+        self._parts: dict[str, dict[str, Any]] = {"machine": {}, "input": {}}
+        self._outputs: list[dict[str, Any]] = [{}]
         self._dram: int | None = None
         self._dial_macs: int | None = None
         self._layers: list[dict[str, Any]] = []
@@ -113,10 +114,14 @@ class Draft:
                 assert value is not None
                 self._places.setdefault("notes", spot)
                 self._notes.append(value.value)
-            case ".machine" | ".input" | ".output":
+            case ".machine" | ".input":
                 if value is not None:
                     self._base = self._shipped(value)
                 self._fill(self._parts[head[1:]], head[1:], statement, line)
+            case ".output":
+                if "name" in self._outputs[-1] and any(item.name == "name" for item in statement.items):
+                    self._outputs.append({})
+                self._fill(self._outputs[-1], f"outputs[{len(self._outputs) - 1}]", statement, line)
             case ".define":
                 assert value is not None
                 layer = {"name": value.value}
@@ -206,7 +211,9 @@ class Draft:
         constants = np.frombuffer(bytes(self._data.get("constants", b"")), np.uint8)
         base = data_address(constants.size, len(self._code))
         info = _with_input_defaults(self._parts["input"], base)
-        out = _with_output_defaults(self._parts["output"], _end(info))
+        outputs: list[dict[str, Any]] = []
+        for said in self._outputs:
+            outputs.append(_with_output_defaults(said, _end(outputs[-1] if outputs else info)))
         machine, machine_hash = self._machine()
         macs = self._steps[-1][STEP_KEYS.index("low_macs")] if self._steps else 0
         manifest = {
@@ -214,10 +221,10 @@ class Draft:
             "machine": machine,
             "machine_hash": machine_hash,
             "model": self._model,
-            "dram_bytes": max(base, _end(info), _end(out)) if self._dram is None else self._dram,
+            "dram_bytes": max(base, _end(info), *map(_end, outputs)) if self._dram is None else self._dram,
             "dial_macs": macs if self._dial_macs is None else self._dial_macs,
             "input": info,
-            "output": out,
+            "outputs": outputs,
             "layers": [_with_layer_defaults(layer) for layer in self._layers],
             "notes": self._notes,
         }

@@ -176,7 +176,7 @@ def _file() -> Iterator[str]:
     yield "\n### Manifest\n"
     names = sorted({f.name for f in fields(Binary)} - ARRAYS.keys() | HASHES.keys())
     yield from _table(("key", "meaning"), ((f"`{name}`", meaning[name]) for name in names))
-    kinds = (("input", InputInfo), ("output", OutputInfo), ("a layer", LayerInfo), ("a step of the dial", DialStep))
+    kinds = (("input", InputInfo), ("an output", OutputInfo), ("a layer", LayerInfo), ("a step of the dial", DialStep))
     for title, kind in kinds:
         yield f"\nKeys of {title}:\n"
         keys = [f.name for f in fields(kind) if f.name not in ARRAYS]

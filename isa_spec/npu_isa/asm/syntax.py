@@ -54,9 +54,10 @@ DIRECTIVES = {
         "",
         _keys(OutputInfo),
         "the result. height, width and channels (whole groups) are needed; it lies behind the input, 8 bits, signed, "
-        "unscaled, every channel in its place, if nothing else is said; may be given in parts",
+        "unscaled, every channel in its place, if nothing else is said; may be given in parts. A second `name` begins "
+        "another result, behind the one before",
     ),
-    "dram": Directive("INT", (), "bytes of DRAM in use; default: up to the end of input and output"),
+    "dram": Directive("INT", (), "bytes of DRAM in use; default: up to the end of input and outputs"),
     "define": Directive(
         "STRING",
         _keys(LayerInfo, "name"),

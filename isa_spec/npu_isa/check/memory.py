@@ -3,6 +3,8 @@
 Program order is a legal execution once races are excluded, so one walk over the program decides what is written.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ from npu_isa.isa.resolve import Ops
 from npu_isa.machine import blocks
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
+
+Ranges = Sequence[tuple[int, int]]  # first byte and end of each
 
 _KINDS = np.full(len(KINDS), kernels.OTHER, np.int64)
 for _name in ("conv", "vec", "load", "fold", "store"):
@@ -30,14 +34,14 @@ def check_written(
     constants_bytes: int,
     dram_bytes: int,
     input_range: tuple[int, int],
-    output_range: tuple[int, int],
+    output_ranges: Ranges,
     constants: NDArray[np.uint8] | None,
 ) -> None:
-    """Check that everything read has been written, at the end the output too, and constants are in range.
+    """Check that everything read has been written, at the end the outputs too, and constants are in range.
 
     Raises:
-        ProgramError: an operation reads what nothing has written, or constants that the arithmetic does not allow; the
-            output is not written whole.
+        ProgramError: an operation reads what nothing has written, or constants that the arithmetic does not allow;
+            an output is not written whole.
     """
     parts = WORD_BYTES // min(WORD_BYTES, machine.array_cols)
     held = _nothing(ops, machine, parts, dram_bytes, constants)
@@ -64,13 +68,19 @@ def check_written(
     )
     if status:
         raise _fault(ops, int(index), int(status), int(a), int(b), parts)
-    written = held.dram[slice(*output_range)]
-    if not written.all():
-        raise ProgramError(
-            f"DRAM byte {output_range[0] + int(np.argmin(written))} is never written",
-            "output",
-            "the program must store the whole output tensor",
-        )
+    for number, (first, end) in enumerate(output_ranges):
+        written = held.dram[first:end]
+        if not written.all():
+            raise ProgramError(
+                f"DRAM byte {first + int(np.argmin(written))} is never written",
+                output_name(output_ranges, number),
+                "the program must store the whole output tensor",
+            )
+
+
+def output_name(ranges: Ranges, number: int) -> str:
+    """Return how an error names an output, counted from 0: by its number where there are several."""
+    return "output" if len(ranges) == 1 else f"output {number}"
 
 
 def _nothing(

@@ -17,7 +17,7 @@ def code_address(constants_bytes: int) -> int:
 
 
 def data_address(constants_bytes: int, instructions: int) -> int:
-    """Return the DRAM address of the first block behind the program: input, output and scratch lie from there on."""
+    """Return the DRAM address of the first block behind the program: input, outputs and scratch lie from there on."""
     return code_address(constants_bytes) + _whole_blocks(instructions * RAW["word_bytes"])
 
 
@@ -60,14 +60,19 @@ class InputInfo:
         """Bytes of one image."""
         return self.height * self.width * self.channels
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """DRAM bytes [first, end) of the image."""
+        return self.address, self.address + self.bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputInfo:
-    """The output tensor in DRAM: NHWC, whole groups; per pixel and group 16 bytes, or 16 low then 16 high bytes.
+    """An output tensor in DRAM: NHWC, whole groups; per pixel and group 16 bytes, or 16 low then 16 high bytes.
 
     Attributes:
-        name: of the tensor.
-        address: DRAM byte address.
+        name: of the ONNX output.
+        address: DRAM byte address; several outputs may be the same tensor.
         height, width: pixels.
         channels: physical channels of a pixel, a multiple of 16.
         bits: 8 or 16.
@@ -92,6 +97,11 @@ class OutputInfo:
     def bytes(self) -> int:
         """Bytes of the tensor."""
         return self.height * self.width * self.channels * self.bits // 8
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """DRAM bytes [first, end) of the tensor."""
+        return self.address, self.address + self.bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +158,9 @@ class Binary:
         machine: the machine that it was compiled for.
         code: uint8, shape (instructions, 32): the program, in DRAM behind the constants (`code_address`).
         constants: uint8, DRAM from address 0: weights, parameters, bias tables.
-        dram_bytes: DRAM used in all: constants, program, input, output, scratch.
+        dram_bytes: DRAM used in all: constants, program, input, outputs, scratch.
         input: where the image lies and how it is made.
-        output: where the result lies and what it means.
+        outputs: where each result lies and what it means, in the order of the ONNX model.
         layers: nodes of the network, as instructions name them.
         dial: steps in order (in a file: register, boundary, low_macs); the ratio walks along them.
         dial_macs: multiply-accumulates of the layers with a dial: 100 %.
@@ -167,7 +177,7 @@ class Binary:
     constants: NDArray[np.uint8]
     dram_bytes: int
     input: InputInfo
-    output: OutputInfo
+    outputs: tuple[OutputInfo, ...]
     layers: tuple[LayerInfo, ...]
     dial: tuple[DialStep, ...]
     dial_macs: int
@@ -176,6 +186,11 @@ class Binary:
     channel_of: NDArray[np.int32]
     location_of: NDArray[np.int32]
     notes: tuple[str, ...] = ()
+
+    @property
+    def output_ranges(self) -> tuple[tuple[int, int], ...]:
+        """DRAM bytes [first, end) of each output, in their order."""
+        return tuple(output.range for output in self.outputs)
 
     @cached_property
     def registers(self) -> int:

@@ -5,8 +5,8 @@ business.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from itertools import pairwise
+from dataclasses import asdict, replace
+from itertools import combinations, pairwise
 from math import isfinite, prod
 from typing import Any
 
@@ -58,7 +58,7 @@ def to_parts(binary: Binary) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         "dram_bytes": binary.dram_bytes,
         "dial_macs": binary.dial_macs,
         "input": {k: v for k, v in asdict(binary.input).items() if k != "table"},
-        "output": asdict(binary.output),
+        "outputs": [asdict(output) for output in binary.outputs],
         "layers": [asdict(layer) for layer in binary.layers],
         "notes": list(binary.notes),
     }
@@ -97,8 +97,8 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
         _need(arrays[name].shape == (count,), f"{name} has shape {arrays[name].shape}, must be ({count},)", name)
         _need(int(arrays[name].min()) >= -1, f"{name} has a number below -1", name)
     _need(int(arrays["layer_of"].max()) < len(layers), "layer_of names a layer that is not there", "layer_of")
-    info, out = _input(top.part("input"), arrays["table"]), _output(top.part("output"))
-    _check_dram(info, out, base, dram)
+    info, outputs = _input(top.part("input"), arrays["table"]), _outputs(top)
+    _check_dram(info, outputs, base, dram)
     macs = top.whole("dial_macs", 0, MAX_MACS)
     return Binary(
         model=top.text("model"),
@@ -107,7 +107,7 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
         constants=constants,
         dram_bytes=dram,
         input=info,
-        output=out,
+        outputs=outputs,
         layers=layers,
         dial=_dial(arrays["dial"], layers, macs),
         dial_macs=macs,
@@ -212,13 +212,21 @@ def _check_types(arrays: Arrays) -> None:
         _need(fits, f"{name} has shape {found.shape}, must be ({', '.join(map(str, axes))})", name)
 
 
-def _check_dram(info: InputInfo, out: OutputInfo, base: int, dram_bytes: int) -> None:
-    for what, part in (("input", info), ("output", out)):
-        field = f"{what}.address"
-        _need(part.address >= base, f"the {what} lies before {base:#x}, in the constants or the program", field)
-        _need(part.address + part.bytes <= dram_bytes, f"the {what} ends beyond dram_bytes = {dram_bytes}", field)
-    apart = info.address + info.bytes <= out.address or out.address + out.bytes <= info.address
-    _need(apart, "input and output overlap", "output.address")
+def _check_dram(info: InputInfo, outputs: tuple[OutputInfo, ...], base: int, dram_bytes: int) -> None:
+    parts: list[tuple[str, str, InputInfo | OutputInfo]] = [("the input", "input", info)]
+    parts += [(f"output {out.name}", f"outputs[{i}]", out) for i, out in enumerate(outputs)]
+    for what, path, part in parts:
+        field = f"{path}.address"
+        _need(part.address >= base, f"{what} lies before {base:#x}, in the constants or the program", field)
+        _need(part.range[1] <= dram_bytes, f"{what} ends beyond dram_bytes = {dram_bytes}", field)
+    for (what, _, part), (other_what, other_path, other) in combinations(parts, 2):
+        apart = part.range[1] <= other.range[0] or other.range[1] <= part.range[0]
+        _need(apart or _tensor(part) == _tensor(other), f"{what} and {other_what} overlap", f"{other_path}.address")
+
+
+def _tensor(part: InputInfo | OutputInfo) -> object:
+    """Return what two outputs of one tensor have in common."""
+    return replace(part, name="", shape=()) if isinstance(part, OutputInfo) else part
 
 
 def _input(r: _Reader, table: NDArray[Any]) -> InputInfo:
@@ -239,6 +247,15 @@ def _input(r: _Reader, table: NDArray[Any]) -> InputInfo:
         crop=r.wholes("crop", 1, MAX_SIDE, range(3)),
         table=table,
     )
+
+
+def _outputs(top: _Reader) -> tuple[OutputInfo, ...]:
+    outputs = tuple(_output(r) for r in top.parts("outputs"))
+    _need(len(outputs) > 0, "no outputs", "outputs")
+    for i, output in enumerate(outputs):
+        taken = any(other.name == output.name for other in outputs[:i])
+        _need(not taken, f"a second output is called {output.name}", f"outputs[{i}].name")
+    return outputs
 
 
 def _output(r: _Reader) -> OutputInfo:

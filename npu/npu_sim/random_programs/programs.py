@@ -51,7 +51,7 @@ class RandomProgram:
             constants_bytes=len(self.constants),
             dram_bytes=self.dram_bytes,
             input_range=self.input_range,
-            output_range=self.output_range,
+            output_ranges=(self.output_range,),
             registers=self.registers,
             legal=self.legal,
             constants=self.constants,

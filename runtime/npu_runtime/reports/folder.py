@@ -10,7 +10,7 @@ from npu_isa.file.container import write_whole
 from npu_sim.counters import trace_events
 
 from npu_runtime.reports.cycles import report
-from npu_runtime.reports.evaluating import RunReport, images_run
+from npu_runtime.reports.evaluating import AGREEMENT, RunReport, images_run
 from npu_runtime.reports.explain import where_it_went
 from npu_runtime.reports.plots import LEAST_SPAN, accuracy_plot, engines_plot, layers_plot, timeline_plot
 from npu_runtime.reports.tables import Row, Table, cell
@@ -99,6 +99,9 @@ def _page(
     parts = [f"<h1>{escape(runs.provenance['model'])} on {escape(runs.provenance['machine'])}, {images}</h1>"]
     parts += [f"<p>note: {escape(note)}</p>" for note in session.binary.notes]
     parts.append(_table([row.__dict__ for row in runs.rows]))
+    parts += [f"<p>{escape(runs.classes)}</p>"] if runs.classes else []
+    if runs.agreement is not None:
+        parts.append(f"<h2>{escape(AGREEMENT.format(**runs.agreement.provenance))}</h2>{_table(runs.agreement.rows)}")
     parts += [
         f'<figure><img src="{p}" alt="{captions[p]}"><figcaption>{captions[p]}</figcaption></figure>' for p in plots
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from npu_isa.check.program import check_binary
 from npu_isa.errors import DataError, NpuError
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, OutputInfo
 from npu_isa.file.container import load
 from npu_isa.isa.tables import TIMING
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from npu_sim.fast.values.run import Values
 
 Array = NDArray[Any]
+Outputs = Array | dict[str, Array]  # the only one, or all by name
 
 
 class Session:
@@ -165,7 +166,7 @@ class Session:
         bytes_of = [np.take(row, images[..., channel]) for channel, row in enumerate(info.table)]
         return np.stack(bytes_of, axis=-1)
 
-    def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Array:
+    def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Outputs:
         """Return the outputs of images, in the units of the model.
 
         Args:
@@ -173,16 +174,30 @@ class Session:
             observe: see `npu_sim.fast.values.run.Values.run`.
 
         Returns:
-            float32 (N, *output shape).
+            float32 (N, *output shape) where the model has one output; a dictionary of them by the outputs' ONNX names,
+            in the order of the model, where it has several.
         """
-        return (self.run_integers(images, observe) * np.float32(self.binary.output.scale)).astype(np.float32)
+        return one_or_all(self.run_all(images, observe))
 
-    def run_integers(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Array:
-        """Return the outputs as the machine's integers, int32 (N, *output shape)."""
+    def run_integers(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Outputs:
+        """Return the outputs as `run` does, but as the machine's integers, int32."""
+        return one_or_all(self.run_all_integers(images, observe))
+
+    def run_all(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> dict[str, Array]:
+        """Return the outputs as `run` does, by name however many there are."""
+        found = self.run_all_integers(images, observe)
+        scales = {out.name: np.float32(out.scale) for out in self.binary.outputs}
+        return {name: (values * scales[name]).astype(np.float32) for name, values in found.items()}
+
+    def run_all_integers(
+        self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None
+    ) -> dict[str, Array]:
+        """Return the outputs as `run_integers` does, by name however many there are."""
         data = self.prepare(images).reshape(len(images), -1)
-        out = self.binary.output
-        raw = self._simulator().run(data, self.binary.input.address, out.address, out.bytes, observe)
-        return decode_output(self.binary, raw)
+        outputs = self.binary.outputs
+        raw = self._simulator().run(data, self.binary.input.address, self.binary.output_ranges, observe)
+        parts = np.split(raw, np.cumsum([out.bytes for out in outputs])[:-1], axis=1)
+        return {out.name: decode_output(out, part) for out, part in zip(outputs, parts, strict=True)}
 
     def _simulator(self) -> "Values":
         if self._values is None or self._values[0] != self._boundaries:
@@ -197,9 +212,13 @@ class Session:
         return self._values[1]
 
 
-def decode_output(binary: Binary, raw: NDArray[np.uint8]) -> Array:
-    """Return output bytes (N, bytes) as integers in the order of the ONNX output, int32 (N, *shape)."""
-    out = binary.output
+def one_or_all(outputs: dict[str, Array]) -> Outputs:
+    """Return the only output, or all of them by name."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+def decode_output(out: OutputInfo, raw: NDArray[np.uint8]) -> Array:
+    """Return the bytes of an output, (N, bytes), as integers in the order of the ONNX output, int32 (N, *shape)."""
     planes = raw.reshape(len(raw), out.height, out.width, out.channels // 16, out.bits // 8, 16)
     values = planes[..., 0, :].astype(np.int32)
     if out.bits == 16:

@@ -18,7 +18,7 @@ def sink_into_parts(graph: Graph) -> Graph:
     shapes = dict(graph.shapes)
 
     def free(tensor: str) -> bool:
-        return readers[tensor] == 1 and tensor not in graph.quant and tensor != graph.output
+        return readers[tensor] == 1 and tensor not in graph.quant and tensor not in graph.output_tensors
 
     for node in graph.nodes:
         whole = nodes.get(inputs(node)[0])

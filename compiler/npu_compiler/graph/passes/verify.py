@@ -40,7 +40,8 @@ def verify(graph: Graph, pass_name: str) -> None:
         rule(graph.shapes.get(node.out) == shape_of(graph, node), node, f"shape {graph.shapes.get(node.out)}")
         names.add(node.name)
         made.add(node.out)
-    rule(graph.output in made, None, "the output is not made")
+    rule(set(graph.output_tensors) <= made, None, f"outputs not made: {set(graph.output_tensors) - made}")
+    rule(0 < len(graph.outputs) == len({o.name for o in graph.outputs}), None, "no outputs, or two of one name")
     rule(graph.shapes.keys() == made, None, f"shapes of unknown tensors: {graph.shapes.keys() ^ made}")
 
 

@@ -280,17 +280,18 @@ def compiled(sources: str, kernels: str) -> Callable[..., None]:
 
     @njit(**WITHOUT_REFERENCE_COUNTS, nogil=True, cache=True)
     def run(
-        p: Program, m: Memory, first: int, end: int, images: Array, input_at: int, outputs: Array, output_at: int
+        p: Program, m: Memory, first: int, end: int, images: Array, input_at: int, outputs: Array, places: Array
     ) -> None:
         """Execute steps first..end-1 for each image.
 
         Args:
             p: the program.
             m: memories, used by one image after the other; they keep what the last one leaves.
-            first, end: with first = 0 an image is put into DRAM before, with end = all its output is taken after.
+            first, end: with first = 0 an image is put into DRAM before, with end = all its outputs are taken after.
             images: uint8 (N, input bytes).
-            input_at, output_at: place of input and output in `m.dram`.
+            input_at: place of the input in `m.dram`.
             outputs: uint8 (N, output bytes), written.
+            places: int64 (outputs, 2): place in `m.dram` and bytes of each output; they stand in `outputs` in order.
         """
         depend_on(sources)
         depend_on(kernels)
@@ -308,7 +309,11 @@ def compiled(sources: str, kernels: str) -> Callable[..., None]:
                 else:
                     _load_or_store(p, p.transfers[row], m, kind == STORE)
             if end == p.steps.size:
-                chosen.copy((outputs[image], m.dram), Copy(target=0, source=output_at, size=outputs.shape[1]))
+                at = 0
+                for k in range(places.shape[0]):
+                    source, size = places[k, 0], places[k, 1]
+                    chosen.copy((outputs[image], m.dram), Copy(target=at, source=source, size=size))
+                    at += size
 
     return run  # type: ignore[no-any-return]
 
