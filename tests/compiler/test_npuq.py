@@ -105,7 +105,10 @@ EDITS = {
     "array gone": (lambda m, a: a.pop("table"), "table must be an array of the file"),
     "array too much": (lambda m, a: a.update(more=np.zeros(1)), "arrays that nothing names: more"),
     "table shape": (lambda m, a: a.update(table=a["table"][:, :255]), "shape of the pixel table"),
-    "no output": (lambda m, a: m["outputs"][0].update(tensor="nope"), "output logits4: it is not made"),
+    "no output": (
+        lambda m, a: m["outputs"][0].update(tensor="nope"),
+        f"output {GRAPH.outputs[0].name}: it is not made",
+    ),
     "scale": (lambda m, a: m["tensors"][m["outputs"][0]["tensor"]].update(scale=-1.0), "scale -1"),
     "size": (lambda m, a: m["tensors"][m["outputs"][0]["tensor"]].update(height=0), "size 0x"),
     "order": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["order"].__setitem__(0, 77), "the order is no perm"),
