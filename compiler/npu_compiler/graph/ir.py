@@ -172,6 +172,10 @@ class Place:
     step_y: int = 1
     step_x: int = 1
 
+    def __repr__(self) -> str:
+        """Return first row and column, and the steps between rows and columns."""
+        return f"({self.y}, {self.x}) + ({self.step_y}, {self.step_x})"
+
 
 def fill_once(size: tuple[int, int], parts: Iterable[tuple[Place, tuple[int, int]]]) -> bool:
     """Whether parts, each a place and its height and width, fill an image of a size, no pixel twice."""

@@ -45,8 +45,7 @@ def _node(node: QNode) -> str:
         case QConcat(srcs=srcs):
             return f"concat({', '.join(srcs)})"
         case QMosaic(srcs=srcs, places=places):
-            where = zip(srcs, places, strict=True)
-            return f"mosaic({'; '.join(f'{s} at {p.y},{p.x} step {p.step_y},{p.step_x}' for s, p in where)})"
+            return f"mosaic({', '.join(f'{s} at {p}' for s, p in zip(srcs, places, strict=True))})"
         case QConv():
             parts = [node.src, *_residual(node)]
             return f"conv({', '.join(parts)}{_window(node.window)}) {_epilogue(node.epilogue)}{_lowering(node)}"

@@ -50,7 +50,8 @@ def shape_of(graph: Graph, node: Node) -> Shape:
     first = graph.shapes[inputs(node)[0]]
     act = getattr(node, "act", None)
     if isinstance(act, LeakyRelu) and isinstance(act.alpha, tuple):
-        assert len(act.alpha) == graph.shapes[node.out][0], f"{node.name}: slopes"
+        channels = len(node.weight) if isinstance(node, Conv) else first[0]
+        assert len(act.alpha) == channels, f"{node.name}: slopes"
     match node:
         case Conv():
             assert node.weight.shape[1] * node.groups == first[0], f"{node.name}: input channels"
