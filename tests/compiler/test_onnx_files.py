@@ -276,7 +276,7 @@ def test_batch_that_a_reshape_mixes(tmp_path):
     net = Net((3, 6, 6))
     model = net.model(net.node("Reshape", "x", net.constant([1, -1], np.int64)), batch=8)
     message = refusal(save(model, tmp_path), UnsupportedError).message
-    assert message == "node reshape_0 (Reshape): to [1, -1]: only flattening to (N, -1) is supported"
+    assert message == "node reshape_0 (Reshape): to [1, -1]: the batch axis must stay as it is"
 
 
 @pytest.mark.parametrize(("start", "end"), [(1, None), (2, 4), (-3, -1)])

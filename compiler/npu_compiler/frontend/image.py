@@ -12,6 +12,7 @@ from npu_compiler.frontend.tensors import FLOATS
 from npu_compiler.graph.ir import Shape
 
 CHANNELS_FIRST = [0, 3, 1, 2]  # perm of a Transpose from (N, H, W, C)
+ORDERS: dict[int, Order] = {2: (0,), 3: (0, 2)}  # of inputs with fewer axes: one pixel (N, C), one row (N, C, W)
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,15 @@ def find_image(
     shape = [d.dim_value if d.dim_value > 0 else 0 for d in tensor.shape.dim]
     if assumed is not None and len(shape) == 4:
         shape[1:] = [size or assumed[axis] for size, axis in zip(shape[1:], order, strict=True)]
-    if len(shape) != 4 or not all(shape[1:]):
+    order = ORDERS.get(len(shape), order)
+    if len(shape) not in (2, 3, 4) or not all(shape[1:]):
         example = "1,320,320,3" if order == HWC else "1,3,320,320"
         raise ModelError(
             f"input {name!r} has shape {_text(tensor)}, needs (N, {axes}) with known sizes",
             where,
             f"give the sizes, such as --input-shape {example}, or export the model with fixed ones",
         )
-    channels, height, width = (shape[1 + order.index(axis)] for axis in CHW)
+    channels, height, width = (shape[1 + order.index(axis)] if axis in order else 1 for axis in CHW)
     if too_large((channels, height, width)):
         raise UnsupportedError(f"input {name!r} has shape {_text(tensor)}: too large", where, "check the model")
     return Image(name, (channels, height, width), order, shape[0] or 1)
@@ -90,7 +92,8 @@ def _only_input(graph: onnx.GraphProto, where: str) -> onnx.ValueInfoProto:
 def _write_shape(tensor: onnx.TypeProto.Tensor, name: str, axes: str, input_shape: tuple[int, ...], where: str) -> None:
     """Write a given shape over the open sizes of the declared one."""
     told = "x".join(map(str, input_shape))
-    if len(input_shape) not in (3, 4) or min(input_shape) < 1:
+    rank = len(tensor.shape.dim) or 4
+    if len(input_shape) not in (rank - 1, rank) or min(input_shape) < 1:
         raise ModelError(
             f"input shape {told}: needs (N, {axes}) or ({axes}), all 1 or more",
             where,
@@ -99,10 +102,8 @@ def _write_shape(tensor: onnx.TypeProto.Tensor, name: str, axes: str, input_shap
     dims = tensor.shape.dim
     if not dims:
         dims.extend([onnx.TensorShapeProto.Dimension()] * 4)
-    skipped = 4 - len(input_shape)
-    if len(dims) != 4 or any(
-        d.dim_value > 0 and d.dim_value != size for d, size in zip(dims[skipped:], input_shape, strict=True)
-    ):
+    skipped = rank - len(input_shape)
+    if any(d.dim_value > 0 and d.dim_value != size for d, size in zip(dims[skipped:], input_shape, strict=True)):
         raise ModelError(
             f"input {name!r} has shape {_text(tensor)}, not {told}", where, "give only sizes that the model leaves open"
         )

@@ -1,8 +1,10 @@
 """The float graph under construction, the table of operators, and what their functions share."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,16 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from npu_compiler.frontend.infer import sizes
+from npu_compiler.frontend.layout import Axes, image_axes, in_memory_order, size_of, whole
 from npu_compiler.graph.ir import Node, Shape, TensorQuant, unique
 
 Constants = dict[str, NDArray[Any]]
-Order = tuple[int, int, int]
+Order = tuple[int, ...]
+Step = tuple[str, str, tuple[str, ...]]  # name, output and ONNX names of a node of the graph
 
 CHW: Order = (0, 1, 2)
 HWC: Order = (1, 2, 0)
-AXIS_NAMES = "CHW"
+MAX_PARTS = 1024  # of an image that is put together, or taken apart
 MAX_CHANNELS = 1 << 20  # far beyond every machine: what is larger is damage, and lists of channels must fit memory
 MAX_VALUES = 1 << 31  # of a tensor of one image
 
@@ -29,16 +33,19 @@ class Refused(Exception):  # noqa: N818  collected into one UnsupportedError
 
 @dataclass(frozen=True)
 class Value:
-    """What an ONNX value is: a tensor of the graph, maybe with its axes in another order, maybe flattened to a vector.
+    """What an ONNX value is: the elements of a tensor of the graph, by axes of its own.
 
     Attributes:
-        order: the tensor's axis (0 channels, 1 height, 2 width) at each place of the value, the batch left out.
-        flat: the axes are joined to one, in that order.
+        order: its axes, the batch left out, as parts of the tensor's axes.
     """
 
     tensor: str
-    flat: bool = False
-    order: Order = CHW
+    order: Axes
+
+    @property
+    def flat(self) -> bool:
+        """Whether it is a vector."""
+        return len(self.order) == 1
 
 
 class Importer:
@@ -75,8 +82,11 @@ class Importer:
         self.assumed: set[str] = set()  # outputs of refused nodes that stand for tensors
         self.lost: set[str] = set()  # outputs of refused nodes that do not, and what is computed from them
         self.types: dict[str, onnx.TypeProto] = {}  # of outputs of refused nodes, where known
-        self._values: dict[str, Value] = {input_name: Value(input_name, order=order)}
+        self.node = onnx.NodeProto()  # that is being imported
+        self.arranged: dict[tuple[str, Axes], str] = {}  # tensors by what their elements are
+        self._values = {input_name: Value(input_name, tuple(whole(a, shape[a]) for a in order))}
         self._node_names, self._tensor_names = set(names), set(names)
+        self._steps: set[str] = set()  # tensors that the ONNX model does not have
         self.integers: set[str] = set()  # outputs of QuantizeLinear
         self.quantized: dict[str, tuple[str, float, bool]] = {}  # output of QuantizeLinear: value, scale, signed
         self.weights: dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]] = {}  # dequantized constants
@@ -98,11 +108,11 @@ class Importer:
         shape = () if found is None else sizes(found) or ()
         if found is not None:
             self.types[name] = found
-        if len(shape) in (2, 4) and min(shape) > 0:
+        if len(shape) in (2, 3, 4) and min(shape) > 0:
             self.lost.remove(name)
             self.assumed.add(name)
-            self.shapes[name] = (shape[1], 1, 1) if len(shape) == 2 else (shape[1], shape[2], shape[3])
-            self._values[name] = Value(name, flat=len(shape) == 2)
+            self.shapes[name] = (shape[1], shape[2] if len(shape) == 4 else 1, shape[-1] if len(shape) > 2 else 1)
+            self._values[name] = Value(name, image_axes(self.shapes[name], len(shape) - 1))
 
     def shape_of(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of an ONNX value, the batch included, or None if it is not known."""
@@ -114,53 +124,83 @@ class Importer:
         """Whether an ONNX value is computed from the image."""
         return name in self._values
 
-    def image(self, name: str) -> str:
-        """Return the tensor of a value that has the form of an image; a vector is an image of one pixel."""
-        value = self.value(name)
-        if value.flat and self.shapes[value.tensor][1:] != (1, 1):
-            raise Refused("a flattened image can only go into Gemm, MatMul or element-wise operators")
-        if value.order != CHW:
-            axes = ", ".join(AXIS_NAMES[a] for a in value.order)
-            raise Refused(f"its input has the axes (N, {axes}), needs (N, C, H, W): transpose it before")
-        return value.tensor
-
     def full_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an ONNX value without the batch axis."""
-        value = self.value(name)
-        shape = tuple(self.shapes[value.tensor][a] for a in value.order)
-        return (math.prod(shape),) if value.flat else shape
+        return tuple(size_of(axis) for axis in self.value(name).order)
+
+    def rank(self, name: str) -> int:
+        """Return the number of axes of an ONNX value without the batch."""
+        return len(self.value(name).order)
 
     def in_memory_order(self, value: Value) -> bool:
-        """Whether the elements of a value follow each other as those of its tensor do: axes of size 1 do not count."""
-        wide = [a for a in value.order if self.shapes[value.tensor][a] > 1]
-        return wide == sorted(wide)
+        """Whether the elements of a value follow each other as those of its tensor do."""
+        return in_memory_order(value.order, self.shapes[value.tensor])
 
     def axis(self, name: str, axis: int) -> int:
         """Return the place of an axis of an ONNX value, negative ones counted from the end; 0 is the batch."""
-        rank = 1 + len(self.full_shape(name))
+        rank = 1 + self.rank(name)
         if not -rank <= axis < rank:
             raise Refused(f"axis {axis} of a value with {rank} axes")
         return axis % rank
 
-    def same(self, node: onnx.NodeProto, source: str, *, flat: bool | None = None, order: Order | None = None) -> None:
-        """Make the node's output another name of `source`, in the form given or in that of `source`."""
+    def same(self, node: onnx.NodeProto, source: str, order: Axes | None = None) -> None:
+        """Make the node's output another name of `source`, with its axes or those given."""
         value = self.value(source)
-        made = Value(value.tensor, value.flat if flat is None else flat, value.order if order is None else order)
-        if made.flat and self.in_memory_order(made):
-            made = Value(made.tensor, flat=True)
-        self._values[node.output[0]] = made
+        self._values[node.output[0]] = value if order is None else Value(value.tensor, order)
 
-    def emit(self, made: Node, shape: tuple[int, ...], *, flat: bool = False, order: Order = CHW) -> None:
-        """Append a node; its output must have positive sizes, and not absurd ones."""
+    def emit(self, made: Node, shape: tuple[int, ...], *, flat: bool = False, order: Axes | None = None) -> None:
+        """Append a node that makes an ONNX value.
+
+        Args:
+            made: the node.
+            shape: of its output: positive sizes, and not absurd ones.
+            flat: the value is a vector.
+            order: its axes; those of an image, or of a vector, if left out.
+        """
+        size = self._append(made, shape)
+        self._values[made.out] = Value(made.out, image_axes(size, 1 if flat else 3) if order is None else order)
+
+    def put(self, made: Node, shape: tuple[int, ...]) -> str:
+        """Append a node on the way to the output of the ONNX node, and return its tensor."""
+        self._append(made, shape)
+        return made.out
+
+    def _append(self, made: Node, shape: tuple[int, ...]) -> Shape:
         if min(shape) < 1:
             raise Refused(f"the output would have shape {shape}")
         if too_large(shape):
             raise Refused(f"the output would have shape {shape}: too large")
         self.nodes.append(made)
-        self.shapes[made.out] = (shape[0], shape[1], shape[2])
-        self._values[made.out] = Value(made.out, flat, order)
+        size = self.shapes[made.out] = (shape[0], shape[1], shape[2])
+        return size
 
-    def identity(self, node: onnx.NodeProto) -> tuple[str, str, tuple[str, ...]]:
+    def step(self, word: str) -> Step:
+        """Return name, output and ONNX names for a graph node on the way to the output of the ONNX node."""
+        out = self.tensor_name(f"{next(filter(None, self.node.output), self.node.name)}.{word}")
+        self._steps.add(out)
+        return self.node_name(f"{self.node.name}.{word}"), out, (self.node.name,)
+
+    def share(self, tensor: str) -> None:
+        """Let a tensor keep its name: others may read it."""
+        self._steps.discard(tensor)
+
+    def finish(self, tensor: str, order: Axes, out: str = "") -> None:
+        """Let a tensor be the output of the ONNX node: its first one, or `out`; a last step takes its name.
+
+        Args:
+            tensor: of the graph.
+            order: axes of the ONNX value.
+            out: name of the output.
+        """
+        out = out or self.node.output[0]
+        if self.nodes and self.nodes[-1].out == tensor and tensor in self._steps:
+            name = self.node.name if list(filter(None, self.node.output)) == [out] else self.nodes[-1].name
+            self.nodes[-1] = replace(self.nodes[-1], name=name, out=out)
+            self.shapes[out] = self.shapes.pop(tensor)
+            tensor = out
+        self._values[out] = Value(tensor, order)
+
+    def identity(self, node: onnx.NodeProto) -> Step:
         """Return name, output and ONNX names for a graph node made from an ONNX node."""
         return node.name, node.output[0], (node.name,)
 
@@ -181,17 +221,36 @@ def too_large(shape: tuple[int, ...]) -> bool:
 Function = Callable[[Importer, onnx.NodeProto, Constants], None]
 OPERATORS: dict[str, Function] = {}
 ELEMENT_WISE: set[str] = set()
+LIMITS: dict[str, str] = {}  # by operator: what of it is understood
+REFUSALS: dict[str, str] = {}  # by operator: why there is no function of it
 
 
-def operator(*names: str, element_wise: bool = False) -> Callable[[Function], Function]:
-    """Register the function of one or more operators; element-wise ones take axes in every order."""
+def operator(*names: str, element_wise: bool = False, limits: str = "") -> Callable[[Function], Function]:
+    """Register the function of one or more operators.
+
+    Args:
+        names: of the operators.
+        element_wise: they take axes in every order.
+        limits: one line on what of them is understood; the first line of the module's docstring if left out.
+    """
 
     def register(function: Function) -> Function:
-        OPERATORS.update(dict.fromkeys(names, function))
+        @functools.wraps(function)
+        def imported(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+            imp.node = node
+            function(imp, node, constants)
+
+        OPERATORS.update(dict.fromkeys(names, imported))
         ELEMENT_WISE.update(names if element_wise else ())
-        return function
+        LIMITS.update(dict.fromkeys(names, limits or _first_line(function)))
+        return imported
 
     return register
+
+
+def _first_line(function: Function) -> str:
+    module = inspect.getmodule(function)
+    return (module.__doc__ or "" if module else "").splitlines()[0].partition(": ")[2]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -263,55 +322,3 @@ def weights_of(
     if not np.isfinite(made).all():
         raise Refused(f"{what} holds values that are not finite")
     return made, None
-
-
-def pair(values: Any, name: str) -> tuple[int, int]:
-    """Return an attribute that has a value of 1 or more for height and width."""
-    if len(values) != 2:
-        raise Refused(f"{name} {list(values)}: only two-dimensional windows are supported")
-    if min(values) < 1:
-        raise Refused(f"{name} {list(values)}: must be 1 or more")
-    return int(values[0]), int(values[1])
-
-
-def explicit_pads(attrs: Mapping[str, Any]) -> list[int]:
-    """Return the attribute pads of a window: top, left, bottom, right."""
-    pads = [int(p) for p in attrs.get("pads", (0,) * 4)]
-    if len(pads) != 4 or min(pads) < 0:
-        raise Refused(f"pads {pads}: needs four values of 0 or more")
-    return pads
-
-
-def window(
-    attrs: Mapping[str, Any], kernel: tuple[int, int], shape: Shape
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
-    """Return stride, dilation, pads (top, left, bottom, right) and output size of a window, ceil_mode included.
-
-    Output sizes are those of ONNX Conv and MaxPool (opset 11). With ceil_mode the padding grows at the end.
-    """
-    stride = pair(attrs.get("strides", (1, 1)), "strides")
-    dilation = pair(attrs.get("dilations", (1, 1)), "dilations")
-    auto = text(attrs, "auto_pad", "NOTSET")
-    if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
-        raise Refused(f"auto_pad {auto!r} is unknown")
-    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        size = [-(-n // s) for n, s in zip(shape[1:], stride, strict=True)]
-        total = [max((o - 1) * s + e - n, 0) for o, s, e, n in zip(size, stride, span, shape[1:], strict=True)]
-        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
-        begin, end = (less, more) if auto == "SAME_UPPER" else (more, less)
-    else:
-        pads = [0] * 4 if auto == "VALID" else explicit_pads(attrs)
-        begin, end = pads[:2], pads[2:]
-        room = [n + b + e - s for n, b, e, s in zip(shape[1:], begin, end, span, strict=True)]
-        if min(room) < 0:
-            raise Refused(f"the window {span[0]}x{span[1]} is larger than the padded image")
-        size = [r // s + 1 for r, s in zip(room, stride, strict=True)]
-        if attrs.get("ceil_mode", 0):
-            for axis in (0, 1):
-                more_out = -(-room[axis] // stride[axis]) + 1
-                # a window must not start beyond the image and its leading padding (ONNX MaxPool, opset 19)
-                if more_out > size[axis] and (more_out - 1) * stride[axis] < shape[1 + axis] + begin[axis]:
-                    end[axis] += (more_out - 1) * stride[axis] - room[axis]
-                    size[axis] = more_out
-    return stride, dilation, (begin[0], begin[1], end[0], end[1]), (size[0], size[1])

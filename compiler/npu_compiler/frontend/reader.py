@@ -12,8 +12,9 @@ import onnx
 from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
+from npu_compiler.frontend.arrange import result
 from npu_compiler.frontend.image import find_image
-from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused
+from npu_compiler.frontend.importer import OPERATORS, REFUSALS, Constants, Importer, Refused
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
@@ -88,7 +89,11 @@ def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
             if function is None:
-                raise Refused("operator not supported")
+                raise Refused(
+                    REFUSALS.get(node.op_type, "operator not supported")
+                    if not node.domain
+                    else "operator not supported"
+                )
             if not importer.lost & set(node.input):
                 with np.errstate(all="ignore"):  # what is not finite is found where it is used
                     function(importer, node, constants)
@@ -140,7 +145,7 @@ def _finish(names: list[str], importer: Importer, where: str, notes: tuple[str, 
 def _output(name: str, importer: Importer, where: str) -> Output:
     if not importer.known(name):
         raise ModelError(f"output {name!r} is not computed from the image", where, "check the model")
-    value = importer.value(name)
+    value = result(importer, importer.value(name))
     if not importer.in_memory_order(value):
         raise UnsupportedError(
             f"output {name!r} has its channels not first: shape (N, {', '.join(map(str, importer.full_shape(name)))})",

@@ -1,0 +1,202 @@
+"""ONNX pools and reductions."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from npu_compiler.frontend import build
+from npu_compiler.frontend.arrange import as_image, image
+from npu_compiler.frontend.importer import (
+    REFUSALS,
+    Constants,
+    Importer,
+    Refused,
+    Value,
+    attributes,
+    integers,
+    operator,
+    text,
+)
+from npu_compiler.frontend.layout import axis_atoms, image_axes
+from npu_compiler.frontend.windows import Window, explicit_pads, pair, window
+from npu_compiler.graph.ir import Curve, Place
+
+REFUSALS |= {
+    "GlobalLpPool": "a norm over the image is not supported; export it as ReduceL2",
+    "LpPool": "a norm over windows is not supported",
+}
+
+
+@operator("MaxPool", limits="one or two axes of space; no indices, no storage_order")
+def _max_pool(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    src, found, rank = _window(imp, node)
+    made = build.pool(imp, src, "max", found.kernel, found.stride, found.pads, found.dilation)
+    imp.finish(made, image_axes(imp.shapes[made], rank + 1))
+
+
+def _window(imp: Importer, node: onnx.NodeProto) -> tuple[str, Window, int]:
+    """Return the image that a pool reads, how its window moves, and the axes of space in the model."""
+    attrs, src = attributes(node), image(imp, node.input[0], (2, 3))
+    rank = imp.rank(node.input[0]) - 1
+    if any(node.output[1:]):
+        raise Refused("the second output (indices) is not supported")
+    if attrs.get("storage_order", 0):
+        raise Refused("storage_order is not supported")
+    kernel = pair(attrs["kernel_shape"], "kernel_shape", rank)
+    found = window(attrs, kernel, imp.shapes[src], rank)
+    pads = explicit_pads(attrs, rank)
+    if text(attrs, "auto_pad", "NOTSET") == "NOTSET" and any(p >= k for p, k in zip(pads, kernel * 2, strict=True)):
+        raise Refused(f"pads {list(attrs['pads'])} are not smaller than the window {list(attrs['kernel_shape'])}")
+    return src, found, rank
+
+
+@operator(
+    "AveragePool",
+    limits="one or two axes of space; where the divisor varies, one pool for each part of the image with one divisor",
+)
+def _average_pool(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    src, found, rank = _window(imp, node)
+    counted = bool(attributes(node).get("count_include_pad", 0))
+    rows, cols = (_runs(found, axis, imp.shapes[src][1 + axis], counted) for axis in (0, 1))
+    build.check_parts(len(rows) * len(cols))
+    srcs, places = [], []
+    for first_row, count_rows, taps_rows in rows:
+        for first_col, count_cols, taps_cols in cols:
+            spans = ((first_row, count_rows), (first_col, count_cols))
+            srcs.append(_part(imp, src, found, spans, taps_rows * taps_cols))
+            places.append(Place(first_row, first_col))
+    made = build.mosaic(imp, srcs, places, found.size)
+    imp.finish(made, image_axes(imp.shapes[made], rank + 1))
+
+
+def _runs(found: Window, axis: int, size: int, counted: bool) -> list[tuple[int, int, int]]:
+    """Return outputs along an axis whose windows have equally many taps that count: first, how many, taps."""
+    low = -found.own_pads[axis] if counted else 0
+    high = size + found.own_pads[axis + 2] if counted else size
+    starts = np.arange(found.size[axis]) * found.stride[axis] - found.pads[axis]
+    taps = starts[:, None] + np.arange(found.kernel[axis]) * found.dilation[axis]
+    counts = ((taps >= low) & (taps < high)).sum(1)
+    firsts = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist()]
+    ends = [*firsts[1:], len(counts)]
+    if not counts.all():
+        raise Refused("a window lies in the padding alone")
+    return [(f, e - f, int(counts[f])) for f, e in zip(firsts, ends, strict=True)]
+
+
+def _part(imp: Importer, src: str, found: Window, spans: tuple[tuple[int, int], ...], count: int) -> str:
+    """Append the pool of some rows and columns of the output."""
+    begin, end = [], []
+    for axis, (first, outs) in enumerate(spans):
+        start = first * found.stride[axis] - found.pads[axis]
+        reach = (outs - 1) * found.stride[axis] + (found.kernel[axis] - 1) * found.dilation[axis] + 1
+        begin.append(-start)
+        end.append(start + reach - imp.shapes[src][1 + axis])
+    ends = (*begin, *end)
+    inner, outer = [min(p, 0) for p in ends], [max(p, 0) for p in ends]
+    part = build.pad(imp, src, (inner[0], inner[1], inner[2], inner[3]))
+    pads = (outer[0], outer[1], outer[2], outer[3])
+    return build.pool(imp, part, "avg", found.kernel, found.stride, pads, found.dilation, count)
+
+
+@operator("GlobalAveragePool", "GlobalMaxPool", limits="one or two axes of space")
+def _global_pool(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    src = image(imp, node.input[0], (2, 3))
+    kind: Literal["max", "avg"] = "avg" if node.op_type == "GlobalAveragePool" else "max"
+    made = build.pool(imp, src, kind, imp.shapes[src][1:])
+    imp.finish(made, image_axes(imp.shapes[made], imp.rank(node.input[0])))
+
+
+# -- reductions
+
+SQUARE, ROOT = Curve(("x", "x", "mul")), Curve(("x", "sqrt"))
+LOG, EXP, MAGNITUDE = Curve(("x", "log")), Curve(("x", "exp")), Curve(("x", "abs"))
+SUMS: dict[str, tuple[Curve | None, Curve | None]] = {  # what comes before and after the sum
+    "ReduceSum": (None, None),
+    "ReduceMean": (None, None),
+    "ReduceL1": (MAGNITUDE, None),
+    "ReduceL2": (SQUARE, ROOT),
+    "ReduceSumSquare": (SQUARE, None),
+    "ReduceLogSum": (None, LOG),
+    "ReduceLogSumExp": (EXP, LOG),
+}
+
+
+@operator(*SUMS, limits="over channels, height, width, or several of them; space first, then channels")
+def _reduce(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    before, after = SUMS[node.op_type]
+
+    def over(tensor: str, axes: set[int]) -> str:
+        tensor = tensor if before is None else build.activate(imp, tensor, before)
+        tensor = _sum(imp, tensor, axes, mean=node.op_type == "ReduceMean")
+        return tensor if after is None else build.activate(imp, tensor, after)
+
+    _reduced(imp, node, constants, over)
+
+
+@operator("ReduceMax", "ReduceMin", limits="over height, width, or both")
+def _reduce_extreme(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    def over(tensor: str, axes: set[int]) -> str:
+        if 0 in axes and imp.shapes[tensor][0] > 1:
+            raise Refused("a maximum or minimum over channels is not supported")
+        if node.op_type == "ReduceMax":
+            return build.pool(imp, tensor, "max", _kernel(imp, tensor, axes))
+        turned = build.affine(imp, tensor, -1, 0)
+        return build.affine(imp, build.pool(imp, turned, "max", _kernel(imp, turned, axes)), -1, 0)
+
+    _reduced(imp, node, constants, over)
+
+
+def _kernel(imp: Importer, tensor: str, axes: set[int]) -> tuple[int, int]:
+    _, height, width = imp.shapes[tensor]
+    return (height if 1 in axes else 1, width if 2 in axes else 1)
+
+
+def _sum(imp: Importer, tensor: str, axes: set[int], mean: bool) -> str:
+    """Return a sum or a mean over axes of a tensor."""
+    kernel = _kernel(imp, tensor, axes)
+    if kernel != (1, 1):
+        tensor = build.pool(imp, tensor, "avg", kernel, count=kernel[0] * kernel[1] if mean else 1)
+    channels = imp.shapes[tensor][0]
+    if 0 in axes and channels > 1:
+        weight = np.full((1, channels, 1, 1), 1 / channels if mean else 1.0, np.float32)
+        tensor = build.conv(imp, tensor, weight)
+    return tensor
+
+
+def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, over: Callable[[str, set[int]], str]) -> None:
+    """Reduce the axes that a node names: those of the tensor that these are all of."""
+    attrs, name = attributes(node), node.input[0]
+    given = attrs.get("axes", integers(node, 1, constants, "axes"))
+    if given is not None and not len(given):
+        given = None
+    if given is None and attrs.get("noop_with_empty_axes", 0):
+        places = set[int]()
+    elif given is None:
+        raise Refused("it reduces the batch axis too; give the other axes")
+    else:
+        places = {imp.axis(name, int(a)) - 1 for a in given}
+    if -1 in places:
+        raise Refused("the batch axis cannot be reduced")
+    value = imp.value(name)
+    axes = _tensor_axes(value, places)
+    if axes is None:
+        value = as_image(imp, value)
+        axes = _tensor_axes(value, places)
+        assert axes is not None
+    kept: tuple[int, ...] = tuple(i for i in range(len(value.order)) if i not in places)
+    if attrs.get("keepdims", 1):
+        order = tuple(() if i in places else axis for i, axis in enumerate(value.order))
+    else:
+        order = tuple(value.order[i] for i in kept)
+    if not order:
+        raise Refused("only the batch axis would be left; set keepdims=1")
+    imp.finish(over(value.tensor, axes), order)
+
+
+def _tensor_axes(value: Value, places: set[int]) -> set[int] | None:
+    """Return the axes of the tensor that some axes of a value are all of, or None."""
+    reduced = {a for i in places for a in value.order[i]}
+    axes = {a.axis for a in reduced}
+    return axes if all(set(axis_atoms(value.order, axis)) <= reduced for axis in axes) else None
