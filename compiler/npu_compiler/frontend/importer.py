@@ -114,6 +114,10 @@ class Importer:
         """Whether an ONNX value is computed from the image."""
         return name in self._values
 
+    def gives(self, name: str) -> bool:
+        """Whether a value can be an output: computed from the image, its elements in the order of its tensor's."""
+        return name in self._values and self.in_memory_order(self._values[name])
+
     def image(self, name: str) -> str:
         """Return the tensor of a value that has the form of an image; a vector is an image of one pixel."""
         value = self.value(name)

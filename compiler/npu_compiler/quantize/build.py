@@ -90,6 +90,7 @@ def build(
         preprocess=preprocess,
         table=table,
         notes=graph.notes,
+        host=graph.host,
     )
 
 
