@@ -1,7 +1,10 @@
-"""What a network gives: its outputs, by the names that the ONNX model has for them."""
+"""What a network gives: its outputs, by the names that the ONNX model has for them; and whether the host may help."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+HostChoice = Literal["auto", "none"]  # whether the host may run what the machine cannot do at the end of a model
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,8 @@ FIELDS = [
     ("input.crop", [0], "input.crop = [0]"),
     ("outputs.0", None, "outputs[0] is not an object"),
     ("outputs", [], "no outputs"),
+    ("host", 1, "host = 1: must be null or an object"),
+    ("host", {}, "no model for the host"),
     ("outputs", {}, "outputs = {}: must be a list"),
     ("outputs.0.name", "\x00", "outputs[0].name"),
     (
@@ -247,6 +249,8 @@ WRONG_ARRAYS = [
     ("constants", BINARY.constants.reshape(1, -1), "constants has shape (1,"),
     ("table", BINARY.input.table[:, :255], "table has shape"),
     ("table", BINARY.input.table.astype(np.int16), "table holds int16, must be uint8"),
+    ("onnx", np.zeros(1, np.uint8), "a model for the host, and no host"),
+    ("onnx", np.zeros(1, np.int8), "onnx holds int8, must be uint8"),
     ("dial", np.zeros((1, 2), np.int64), "dial has shape (1, 2), must be (steps, 3)"),
     ("dial", np.array([[9, 1, 0]]), "dial step 0: boundary 1 of register 9 is not its next legal one"),
     ("dial", np.array([[0, 200, 0]]), "dial step 0: boundary 200 of register 0 is not its next legal one"),

@@ -107,7 +107,7 @@ def test_a_change_counts_the_images_whose_answer_changes(session, images, monkey
         lost = np.arange(len(pixels)) < (wrong if self.effective_percent else 0)
         return {"logits": np.eye(10, dtype=np.int32)[np.where(lost, (images.labels + 1) % 10, images.labels)]}
 
-    monkeypatch.setattr(type(session), "run_all_integers", scores)
+    monkeypatch.setattr(type(session), "run_all", scores)
     row = evaluate(session, images, [0, 100]).rows[1]
     assert row.top1_change_points == -2.5 * wrong
     assert row.top1_change_stderr_points == pytest.approx(100 * np.sqrt(0.09 / 40) if wrong else 0.0, abs=1e-3)

@@ -65,6 +65,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         channel_of=np.array(code.channel, np.int32),
         location_of=np.zeros(len(code.layer), np.int32),
         notes=graph.notes,
+        host=graph.host,
     )
 
 

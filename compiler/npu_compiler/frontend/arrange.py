@@ -9,7 +9,18 @@ import numpy as np
 
 from npu_compiler.frontend.build import choose, concat, crop, mosaic
 from npu_compiler.frontend.importer import MAX_CHANNELS, MAX_PARTS, Importer, Refused, Value
-from npu_compiler.frontend.layout import Atom, Axes, Axis, axis_atoms, image_axes, joined, regrouped, size_of, whole
+from npu_compiler.frontend.layout import (
+    Atom,
+    Axes,
+    Axis,
+    axis_atoms,
+    image_axes,
+    joined,
+    keeps_axes,
+    regrouped,
+    size_of,
+    whole,
+)
 from npu_compiler.graph.ir import Place
 
 Index = dict[Atom, int]
@@ -50,10 +61,7 @@ def result(imp: Importer, value: Value) -> Value:
 
     An image with its channels last is left as it is.
     """
-    if len(value.order) != 3 or imp.in_memory_order(value):
-        return value
-    axes = [{a.axis for a in axis} for axis in value.order]
-    if any(found and axis not in found for axis, found in enumerate(axes)):
+    if imp.in_memory_order(value) or not keeps_axes(value.order):
         return value
     return as_image(imp, value)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from npu_compiler.frontend.infer import sizes
-from npu_compiler.frontend.layout import Axes, image_axes, in_memory_order, size_of, whole
+from npu_compiler.frontend.layout import Axes, image_axes, in_memory_order, keeps_axes, size_of, whole
 from npu_compiler.graph.ir import Node, Shape, TensorQuant, unique
 
 Constants = dict[str, NDArray[Any]]
@@ -123,6 +123,15 @@ class Importer:
     def known(self, name: str) -> bool:
         """Whether an ONNX value is computed from the image."""
         return name in self._values
+
+    def gives(self, name: str) -> bool:
+        """Whether a value can be an output: computed from the image, its elements in the order of its tensor's, or
+        channels, rows and columns that are put together of those of its tensor.
+        """
+        if name not in self._values:
+            return False
+        value = self._values[name]
+        return self.in_memory_order(value) or keeps_axes(value.order)
 
     def full_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an ONNX value without the batch axis."""
@@ -246,6 +255,19 @@ def operator(*names: str, element_wise: bool = False, limits: str = "") -> Calla
         return imported
 
     return register
+
+
+def check_operator(node: onnx.NodeProto) -> None:
+    """Raise Refused if no function understands a node's operator."""
+    if node.domain or node.op_type not in OPERATORS:
+        raise Refused("operator not supported" if node.domain else REFUSALS.get(node.op_type, "operator not supported"))
+
+
+def import_node(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    """Let the function of a node's operator import it; raise Refused if none does, or it cannot."""
+    check_operator(node)
+    with np.errstate(all="ignore"):  # what is not finite is found where it is used
+        OPERATORS[node.op_type](imp, node, constants)
 
 
 def _first_line(function: Function) -> str:

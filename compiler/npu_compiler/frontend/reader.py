@@ -4,25 +4,34 @@
 `qdq`). This module walks the nodes.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
 from npu_compiler.frontend.arrange import result
-from npu_compiler.frontend.image import find_image
-from npu_compiler.frontend.importer import OPERATORS, REFUSALS, Constants, Importer, Refused
+from npu_compiler.frontend.host import NotCutError, cut, host_part
+from npu_compiler.frontend.image import Image, find_image
+from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, check_operator, import_node
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
-from npu_compiler.graph.ir import Graph
-from npu_compiler.outputs import Output
+from npu_compiler.graph.ir import Conv, Graph
+from npu_compiler.graph.passes.prune import prune
+from npu_compiler.outputs import HostChoice, Output
 
 
-def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[int, ...] | None = None) -> Graph:
+def read_onnx(
+    path: str | Path,
+    *,
+    requantize: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+    host: HostChoice = "auto",
+) -> Graph:
     """Read an ONNX model.
 
     Args:
@@ -30,6 +39,7 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
             point of 16 and 64 bits read as float32; the graph's notes say so.
         requantize: drop the activation quantization of a QDQ model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
+        host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
 
     Returns:
         the float graph, one node an operator, not yet optimized.
@@ -41,17 +51,72 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     where = Path(path).name or str(path)
     model, notes = load_model(Path(path), where)
     image = find_image(model.graph, where, input_shape)
+    graph = _read(model, notes, image, where, requantize=requantize, host=host)
+    return replace(graph, takes_bytes=image.is_bytes)
+
+
+def _read(
+    model: onnx.ModelProto, notes: tuple[str, ...], image: Image, where: str, *, requantize: bool, host: HostChoice
+) -> Graph:
+    """Return the graph of a model that is ready to be imported; see `read_onnx`."""
     outputs = _output_names(model.graph, where)
     nodes = model.graph.node
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
-    importer = Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
+
+    def new_importer() -> Importer:
+        return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
+
+    importer = new_importer()
     refused = _walk(model, importer, where)
+    if not refused and (host == "none" or all(importer.gives(name) for name in outputs)):
+        return _finish(outputs, importer, where, notes)
+    why = ""
+    if host == "auto":
+        try:
+            return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
+        except NotCutError as error:
+            why = f"; the host cannot run this: {error}" if str(error) else ""
     if refused:
         raise UnsupportedError(
-            _refusals(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+            _refusals(refused) + why,
+            where,
+            f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model",
         )
     return _finish(outputs, importer, where, notes)
+
+
+def _cut(
+    model: onnx.ModelProto,
+    new_importer: Callable[[], Importer],
+    outputs: list[str],
+    where: str,
+    notes: tuple[str, ...],
+    refused: list[str],
+) -> Graph:
+    """Return the graph of what the machine can do, the rest as the host's part.
+
+    Raises:
+        NotCutError: there is nothing to cut off, or nothing left, or the host cannot run what is cut off.
+    """
+    importer, part = cut(model, new_importer, outputs, where)
+    given = [name for name in outputs if name not in part.made]
+    given += [name for name in part.reads() if name not in given]
+    if not given or all(importer.value(name).tensor == importer.input for name in given):
+        raise NotCutError  # nothing is left for the machine: the refusal says enough
+    idle = [name for name in refused if name not in {node.name for node, _ in part.nodes}]
+    notes += (f"left out, as no output needs them: {shortened(idle)}",) if idle else ()
+    if part.nodes and not part.reads():
+        raise NotCutError("it reads nothing that the machine gives")
+    graph = _finish(given, importer, where, notes)
+    if not part.nodes:
+        return graph
+    macs = sum(
+        node.weight.size * math.prod(graph.shapes[node.out][1:])
+        for node in prune(graph).nodes
+        if isinstance(node, Conv)
+    )
+    return replace(graph, host=host_part(part, importer, outputs, macs, model.opset_import))
 
 
 def _output_names(graph: onnx.GraphProto, where: str) -> list[str]:
@@ -84,19 +149,12 @@ def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[
     declared = {v.name: v.type for v in model.graph.value_info if sizes(v.type) is not None}
     refused: list[tuple[str, str, str]] = []
     for node in model.graph.node:
-        function = OPERATORS.get(node.op_type) if not node.domain else None
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
-            if function is None:
-                raise Refused(
-                    REFUSALS.get(node.op_type, "operator not supported")
-                    if not node.domain
-                    else "operator not supported"
-                )
+            check_operator(node)
             if not importer.lost & set(node.input):
-                with np.errstate(all="ignore"):  # what is not finite is found where it is used
-                    function(importer, node, constants)
+                import_node(importer, node, constants)
                 continue
         except Refused as error:
             refused.append((node.name, node.op_type, str(error)))

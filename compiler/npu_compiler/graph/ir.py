@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Literal, assert_never
 
 import numpy as np
+from npu_isa.file.binary import HostPart
 from numpy.typing import NDArray
 
 from npu_compiler.graph.curves import SPREAD, curve
@@ -238,6 +239,8 @@ class Graph:
         outputs: what it gives, one or more, in the order of the ONNX model; nodes may read these tensors too.
         quant: tensors whose quantization a QDQ model fixes.
         notes: remarks of the importer.
+        host: the end of the model that the host runs, on these outputs; or None.
+        takes_bytes: the ONNX input is uint8: pixels as they are, with no preprocessing.
     """
 
     name: str
@@ -247,6 +250,8 @@ class Graph:
     outputs: tuple[Output, ...]
     quant: dict[str, TensorQuant] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    host: HostPart | None = None
+    takes_bytes: bool = False
 
     @cached_property
     def output_tensors(self) -> tuple[str, ...]:

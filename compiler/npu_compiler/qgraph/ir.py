@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Literal, assert_never
 
 import numpy as np
+from npu_isa.file.binary import HostPart
 from numpy.typing import NDArray
 
 from npu_compiler.graph.ir import Place as Place
@@ -333,6 +334,7 @@ class QuantizedGraph:
         tensors: by name.
         table: uint8, shape (image channels, 256): pixel value to input byte.
         outputs: what it gives, in the order of the ONNX model; no node reads these tensors.
+        host: the end of the model that the host runs, on these outputs; or None.
     """
 
     name: str
@@ -343,6 +345,7 @@ class QuantizedGraph:
     preprocess: Preprocess
     table: U8
     notes: tuple[str, ...] = field(default=())
+    host: HostPart | None = None
 
     @cached_property
     def output_tensors(self) -> tuple[str, ...]:

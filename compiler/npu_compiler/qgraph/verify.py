@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.errors import ContainerError, NpuError
+from npu_isa.file.binary import HostPart
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
 from numpy.typing import NDArray
 
@@ -64,6 +65,8 @@ def verify_quantized(graph: QuantizedGraph, where: str) -> None:
     rule(0 < len(graph.outputs) == len({o.name for o in graph.outputs}), "no outputs, or two of one name")
     for output in graph.outputs:
         _check_output(graph, output, made, _at(rule, f"output {output.name}"))
+    if graph.host is not None:
+        _check_host(graph.host, {o.name for o in graph.outputs}, _at(rule, "the host's part"))
     wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name not in graph.output_tensors]
     rule(not wide, f"16 bits inside the network: {wide}")
 
@@ -74,6 +77,13 @@ def _check_output(graph: QuantizedGraph, output: Output, made: set[str], rule: R
     t = graph.tensors[output.tensor]
     real = sum(c >= 0 for c in t.channel_map) * t.height * t.width
     rule(prod(output.shape) == real and min(output.shape, default=0) > 0, f"shape {output.shape} of {real} values")
+
+
+def _check_host(host: HostPart, given: set[str], rule: Rule) -> None:
+    names = [output.name for output in host.outputs]
+    rule(host.onnx.dtype == np.uint8 and host.onnx.ndim == 1 and host.onnx.size > 0, "the model is no bytes")
+    rule(len(names) == len(set(names)) and bool(set(names) - given), "it makes no output, or one twice")
+    rule(host.macs >= 0, f"{host.macs} multiply-accumulates")
 
 
 def _at(rule: Callable[..., None], place: str) -> Rule:

@@ -99,6 +99,7 @@ def build(
         preprocess=preprocess,
         table=table,
         notes=graph.notes,
+        host=graph.host,
     )
 
 

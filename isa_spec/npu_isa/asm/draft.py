@@ -63,6 +63,8 @@ class Draft:
         self._layers: list[dict[str, Any]] = []
         self._steps: list[tuple[int, ...]] = []
         self._notes: list[str] = []
+        self._host_macs: int | None = None
+        self._host: dict[str, list[dict[str, Any]]] = {"nodes": [], "outputs": []}
         self._code: list[Instruction] = []
         self._columns: dict[str, list[int]] = {name: [] for name in PER_INSTRUCTION}
         self._layer = self._tile = -1
@@ -114,6 +116,17 @@ class Draft:
                 assert value is not None
                 self._places.setdefault("notes", spot)
                 self._notes.append(value.value)
+            case ".host":
+                self._host_macs = self._only(statement, "host.macs", spot)
+            case ".hostnode" | ".result":
+                assert value is not None
+                kind = "nodes" if head == ".hostnode" else "outputs"
+                part = {"name": value.value}
+                self._host[kind].append(part)
+                self._places.setdefault("host", spot)
+                self._fill(part, f"host.{kind}[{len(self._host[kind]) - 1}]", statement, line)
+                if kind == "outputs":
+                    part.setdefault("shape", None)
             case ".machine" | ".input":
                 if value is not None:
                     self._base = self._shipped(value)
@@ -227,15 +240,22 @@ class Draft:
             "outputs": outputs,
             "layers": [_with_layer_defaults(layer) for layer in self._layers],
             "notes": self._notes,
+            "host": self._host_part(),
         }
         arrays: dict[str, NDArray[Any]] = {
             "code": encode(self._code),
             "constants": constants,
             "table": self._table(_channels(info)),
+            "onnx": np.frombuffer(bytes(self._data.get("onnx", b"")), np.uint8),
             "dial": np.array(self._steps, np.int64).reshape(-1, len(STEP_KEYS)),
             **{name: np.array(column, np.int32) for name, column in self._columns.items()},
         }
         return arrays, manifest
+
+    def _host_part(self) -> dict[str, Any] | None:
+        if self._host_macs is None and not any(self._host.values()):
+            return None
+        return self._host | ({} if self._host_macs is None else {"macs": self._host_macs})
 
     def _machine(self) -> tuple[dict[str, Any], str]:
         said = self._parts["machine"]

@@ -135,6 +135,52 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostNode:
+    """One ONNX node that the host runs.
+
+    Attributes:
+        name: of the node.
+        operator: its ONNX type.
+        reason: why the machine does not run it.
+    """
+
+    name: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOutput:
+    """One output of the whole model, where the host has a part in it.
+
+    Attributes:
+        name: of the ONNX output.
+        shape: without the batch axis, which comes first; None without such an axis, or if a size depends on the image.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HostPart:
+    """The end of a model that the host runs on the machine's outputs.
+
+    Attributes:
+        onnx: uint8 (bytes,): an ONNX model. It reads outputs of the machine by their names, as float32 in their own
+            shapes with the batch first, and makes the outputs of the whole model that the machine does not make.
+        nodes: its nodes, in order.
+        outputs: those of the whole model, in its order.
+        macs: multiply-accumulates of its nodes per image.
+    """
+
+    onnx: NDArray[np.uint8]
+    nodes: tuple[HostNode, ...]
+    outputs: tuple[HostOutput, ...]
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DialStep:
     """One step of the dial.
 
@@ -169,6 +215,7 @@ class Binary:
         channel_of: int32 (instructions,): first output channel that a conv or vec makes, -1 for others.
         location_of: int32 (instructions,): line of the assembly source, 0 for none.
         notes: remarks of the compiler.
+        host: the end of the model that the host runs, or None; cycles are those of the machine alone.
     """
 
     model: str
@@ -186,6 +233,12 @@ class Binary:
     channel_of: NDArray[np.int32]
     location_of: NDArray[np.int32]
     notes: tuple[str, ...] = ()
+    host: HostPart | None = None
+
+    @property
+    def results(self) -> tuple[OutputInfo | HostOutput, ...]:
+        """The outputs of the whole model, in its order: what the machine gives, or what the host makes of that."""
+        return self.outputs if self.host is None else self.host.outputs
 
     @property
     def output_ranges(self) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ContainerError, MachineError
-from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo, data_address
+from npu_isa.file.binary import (
+    Binary,
+    DialStep,
+    HostNode,
+    HostOutput,
+    HostPart,
+    InputInfo,
+    LayerInfo,
+    OutputInfo,
+    data_address,
+)
 from npu_isa.isa.tables import ISA_HASH, RAW
 from npu_isa.machine.config import machine_from_dict
 
@@ -30,8 +40,11 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "constants": ("uint8", ("bytes",)),
     "table": ("uint8", ("input channels", 256)),
     "dial": ("int64", ("steps", 3)),
+    "onnx": ("uint8", ("bytes",)),
     **dict.fromkeys(PER_INSTRUCTION, ("int32", ("instructions",))),
 }
+
+NO_BYTES = np.zeros(0, np.uint8)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -61,10 +74,18 @@ def to_parts(binary: Binary) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         "outputs": [asdict(output) for output in binary.outputs],
         "layers": [asdict(layer) for layer in binary.layers],
         "notes": list(binary.notes),
+        "host": None if binary.host is None else host_to_dict(binary.host),
     }
     dial = np.array([(s.register, s.boundary, s.low_macs) for s in binary.dial], np.int64).reshape(-1, 3)
-    arrays = {name: getattr(binary, name) for name in ARRAYS if name not in ("dial", "table")}
-    return arrays | {"dial": dial, "table": binary.input.table}, manifest
+    arrays = {name: getattr(binary, name) for name in ARRAYS if name not in ("dial", "table", "onnx")}
+    onnx = NO_BYTES if binary.host is None else binary.host.onnx
+    return arrays | {"dial": dial, "table": binary.input.table, "onnx": onnx}, manifest
+
+
+def host_to_dict(host: HostPart) -> dict[str, Any]:
+    """Return the host's part as the manifest has it: without its ONNX model."""
+    nodes, outputs = ([asdict(part) for part in parts] for parts in (host.nodes, host.outputs))
+    return {"nodes": nodes, "outputs": outputs, "macs": host.macs}
 
 
 def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
@@ -112,6 +133,7 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
         dial=_dial(arrays["dial"], layers, macs),
         dial_macs=macs,
         notes=top.texts("notes"),
+        host=_host(top, arrays["onnx"], outputs),
         **{name: arrays[name] for name in PER_INSTRUCTION},
     )
 
@@ -278,6 +300,26 @@ def _output(r: _Reader) -> OutputInfo:
     values, wanted = info.height * info.width * len(real), prod(info.shape)
     r.need(values == wanted, "shape", f"has {wanted} values, the tensor {values}")
     return info
+
+
+def _host(top: _Reader, onnx: NDArray[Any], made: tuple[OutputInfo, ...]) -> HostPart | None:
+    if top.get("host", lambda v: v is None or isinstance(v, dict), "null or an object") is None:
+        _need(not onnx.size, "a model for the host, and no host", "host")
+        return None
+    r = top.part("host")
+    _need(onnx.size > 0, "no model for the host", "host")
+    nodes = [HostNode(**{f: n.text(f) for f in ("name", "operator", "reason")}) for n in r.parts("nodes")]
+    outputs = [HostOutput(name=o.text("name"), shape=_result_shape(o)) for o in r.parts("outputs")]
+    names = [output.name for output in outputs]
+    _need(0 < len(names) == len(set(names)), "the host has no outputs, or two of one name", "host")
+    _need(bool(set(names) - {output.name for output in made}), "the host makes no output", "host")
+    return HostPart(onnx=onnx, nodes=tuple(nodes), outputs=tuple(outputs), macs=r.whole("macs", 0, MAX_MACS))
+
+
+def _result_shape(r: _Reader) -> tuple[int, ...] | None:
+    if r.get("shape", lambda v: v is None or _is_list(v), "null or a list") is None:
+        return None
+    return r.wholes("shape", 0, 1 << 32, range(9))
 
 
 def _layers(top: _Reader) -> tuple[LayerInfo, ...]:

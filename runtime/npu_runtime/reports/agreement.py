@@ -1,7 +1,7 @@
 """How near the outputs of a binary are to those of the float model that it was compiled from, image by image."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from npu_compiler.frontend.model import load_model
 from npu_compiler.qgraph.ir import Preprocess
 from npu_compiler.quantize.calibrate import pixel_values
 from npu_isa.errors import DataError
-from npu_isa.file.binary import Binary, InputInfo
+from npu_isa.file.binary import Binary, HostOutput, InputInfo, OutputInfo
 from numpy.typing import NDArray
 
 from npu_runtime.reports.tables import Table
-from npu_runtime.session.onnx_run import OnnxModel
+from npu_runtime.session.onnx_run import OnnxModel, Result
 
 SCHEMA = "npu.agreement/1"
 KEPT_BYTES = 1 << 28  # of float outputs, so that several ratios compute them once
@@ -32,7 +32,7 @@ class AgreementRow:
     Attributes:
         output: its ONNX name.
         sqnr_db: 10 log10 of the sum of the float model's squares over that of the differences' squares; None where
-            either is 0.
+            either is 0, and everything None where the output is a list: no two images need agree in its length.
         cosine: of the angle between all values of the two; None where one of them is 0 everywhere.
         largest_error: largest difference of a value; largest_value: largest magnitude in the float model.
     """
@@ -41,8 +41,8 @@ class AgreementRow:
     output: str
     sqnr_db: float | None
     cosine: float | None
-    largest_error: float
-    largest_value: float
+    largest_error: float | None
+    largest_value: float | None
 
 
 class FloatModel:
@@ -62,9 +62,10 @@ class FloatModel:
         info = binary.input
         pre = Preprocess(info.pixel_scale, info.mean, info.std, info.resize, info.crop)
         self._values = pixel_values(pre)
-        self._held: dict[int, dict[str, Array]] = {}
+        self._held: dict[int, dict[str, Result]] = {}
         self._held_bytes = 0
-        names = [output.name for output in binary.outputs]
+        self._shapes = {output.name: output.shape for output in binary.results}
+        names = list(self._shapes)
         if self._model.outputs != names:
             raise DataError(
                 f"the model gives {', '.join(self._model.outputs)}, the binary {', '.join(names)}",
@@ -77,8 +78,8 @@ class FloatModel:
         """What identifies the float values."""
         return {"float_model": self._where, "float_engine": self._model.engine}
 
-    def outputs(self, images: NDArray[np.uint8], first: int) -> dict[str, Array]:
-        """Return the outputs by name, each (N, ...).
+    def outputs(self, images: NDArray[np.uint8], first: int) -> dict[str, Result]:
+        """Return the outputs by name, as `npu_runtime.session.session.Session.run_all` does.
 
         Args:
             images: pixels, uint8 (N, height, width, channels).
@@ -90,10 +91,9 @@ class FloatModel:
         if self._image.order != HWC:
             x = x.transpose(0, 3, 1, 2)
         x = np.ascontiguousarray(x.astype(np.float32).astype(self._kind))
-        # one image at a time: the sizes inside may be those of one; a model made for more gets copies
-        each = [self._model.run({self._image.name: np.repeat(one[None], self._image.batch, axis=0)}) for one in x]
-        found = {name: np.concatenate([made[name][:1] for made in each]) for name in self._model.outputs}
-        size = sum(values.nbytes for values in found.values())
+        found = self._model.run_each({self._image.name: x}, self._image.batch, self._shapes)
+        parts = [part for made in found.values() for part in (made if isinstance(made, list) else [made])]
+        size = sum(part.nbytes for part in parts)
         if self._held_bytes + size <= KEPT_BYTES:
             self._held[first] = found
             self._held_bytes += size
@@ -123,12 +123,14 @@ def _dtype(model: Any, name: str) -> Any:
 class Agreement:
     """Sums over images of how the outputs of a binary agree with the float model's."""
 
-    def __init__(self, reference: FloatModel, names: list[str]) -> None:
+    def __init__(self, reference: FloatModel, results: Sequence[OutputInfo | HostOutput]) -> None:
         self._reference = reference
+        self._lists = [out.name for out in results if out.shape is None]
+        names = [out.name for out in results if out.shape is not None]
         self._sums = {name: np.zeros(4) for name in names}  # squares of want, of got, of the difference; product
         self._most = {name: np.zeros(2) for name in names}  # error, magnitude
 
-    def add(self, images: NDArray[np.uint8], first: int, got: Mapping[str, Array]) -> None:
+    def add(self, images: NDArray[np.uint8], first: int, got: Mapping[str, Result]) -> None:
         """Take some more images, as `FloatModel.outputs` does, and the outputs of the binary by name."""
         want = self._reference.outputs(images, first)
         for name, sums in self._sums.items():
@@ -142,7 +144,8 @@ class Agreement:
 
     def rows(self, ratio: float) -> list[AgreementRow]:
         """Return a row for each output."""
-        return [_row(ratio, name, *map(float, (*sums, *self._most[name]))) for name, sums in self._sums.items()]
+        rows = [_row(ratio, name, *map(float, (*sums, *self._most[name]))) for name, sums in self._sums.items()]
+        return rows + [AgreementRow(ratio, name, None, None, None, None) for name in self._lists]
 
 
 def _row(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from npu_isa.errors import DataError
-from npu_isa.file.binary import OutputInfo
+from npu_isa.file.binary import HostOutput, OutputInfo
 from numpy.typing import NDArray
 
 from npu_runtime.data.dataset import Dataset
@@ -101,7 +101,10 @@ class RunReport:
         """Return the report as a table for people."""
         head = f"{self.provenance['model']} on {self.provenance['machine']}"
         clock = float(self.provenance["clock_hz"]) / 1e6
-        text = f"{head} at {clock:,.0f} MHz, {images_run(self.rows)}\n\n" + text_table(map(_for_people, self.rows))
+        head = f"{head} at {clock:,.0f} MHz, {images_run(self.rows)}\n"
+        if "host" in self.provenance:
+            head += f"on the host, in no cycle: {self.provenance['host']}\n"
+        text = f"{head}\n" + text_table(map(_for_people, self.rows))
         has_labels, images = self.rows[0].top1_percent is not None, self.rows[0].images
         said = [STDERR_MEANING] * has_labels + [self.classes] * bool(self.classes)
         said += [NO_LABELS] * bool(images and not has_labels and self.agreement is None)
@@ -175,10 +178,10 @@ def evaluate(
     rows, hits, near = [], [], []
     reference = None if float_model is None else FloatModel(float_model, session.binary)
     labelled = dataset is not None and dataset.labels is not None
-    output = class_output(session.binary.outputs, classes) if labelled or classes is not None else None
+    output = class_output(session.binary.results, classes) if labelled or classes is not None else None
     for ratio in ratios:
         session.set_ratio(ratio)
-        agreement = None if reference is None else Agreement(reference, [o.name for o in session.binary.outputs])
+        agreement = None if reference is None else Agreement(reference, session.binary.results)
         hits.append(None if dataset is None else _run(session, dataset, output, agreement, progress))
         near += [] if agreement is None else agreement.rows(ratio)
         rows.append(_row(session, ratio, 0 if dataset is None else len(dataset), hits[-1]))
@@ -191,18 +194,18 @@ def evaluate(
     return RunReport(made, tuple(changed), _class_note(session, output), table)
 
 
-def _class_note(session: Session, output: OutputInfo | None) -> str:
+def _class_note(session: Session, output: OutputInfo | HostOutput | None) -> str:
     """Say which output was compared with the labels, where there was a choice."""
-    if output is None or len(session.binary.outputs) == 1:
+    if output is None or len(session.binary.results) == 1:
         return ""
-    others = ", ".join(o.name for o in session.binary.outputs if o.name != output.name)
-    return f"classes: output {output.name} (of shape {'x'.join(map(str, output.shape))}); not looked at: {others}"
+    others = ", ".join(o.name for o in session.binary.results if o.name != output.name)
+    return f"classes: output {output.name} (of shape {'x'.join(map(str, output.shape or ()))}); not looked at: {others}"
 
 
 def _run(
     session: Session,
     dataset: Dataset,
-    output: OutputInfo | None,
+    output: OutputInfo | HostOutput | None,
     agreement: Agreement | None,
     progress: Progress,
 ) -> Hits | None:
@@ -211,8 +214,8 @@ def _run(
     Returns:
         which are right, or None without an output that is compared with labels.
     """
-    classes = 0 if output is None else math.prod(output.shape)
-    _check_labels(dataset, classes)
+    _check_labels(dataset)
+    classes = 0
     best = []
     for first in range(0, len(dataset), STEP):
         images = dataset.images[first : first + STEP]
@@ -220,8 +223,8 @@ def _run(
         if agreement is not None:
             agreement.add(images, first, found)
         if output is not None:
-            scores = found[output.name].reshape(len(images), classes)
-            best.append(np.argsort(-scores, axis=1, kind="stable")[:, :5])
+            best.append(_answers(np.asarray(found[output.name]).reshape(len(images), -1), dataset))
+            classes = math.prod(output.shape or ())
         progress(len(images))
     if output is None or dataset.labels is None:
         return None
@@ -229,7 +232,25 @@ def _run(
     return Hits(match[:, 0], match.any(axis=1) if classes > 5 else None)
 
 
-def _check_labels(dataset: Dataset, classes: int) -> None:
+def _answers(scores: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Return the classes of images in order, the first five at most, shape (N, 5).
+
+    Args:
+        scores: (N, classes); one whole number for each image is its class: the model has chosen it itself.
+        dataset: its labels must be among the classes.
+    """
+    classes, labels = scores.shape[1], dataset.labels
+    if classes == 1 and scores.dtype.kind in "iu":
+        return scores
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise DataError(
+            f"labels are {labels.min()}..{labels.max()}, the model has {classes} classes",
+            hint="give the data set that belongs to the model",
+        )
+    return np.argsort(-scores, axis=1, kind="stable")[:, :5]
+
+
+def _check_labels(dataset: Dataset) -> None:
     labels = dataset.labels
     if not len(dataset):
         raise DataError("there are no images", hint="give at least one")
@@ -237,11 +258,6 @@ def _check_labels(dataset: Dataset, classes: int) -> None:
         return
     if labels.shape != (len(dataset),) or labels.dtype.kind not in "iu":
         raise DataError(f"labels are {labels.dtype} of shape {labels.shape}", hint="a whole number for each image")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(
-            f"labels are {labels.min()}..{labels.max()}, the model has {classes} classes",
-            hint="give the data set that belongs to the model",
-        )
 
 
 def stderr_points(percent: float, images: int) -> float:

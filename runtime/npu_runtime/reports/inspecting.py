@@ -8,6 +8,8 @@ from npu_isa.file.binary import Binary
 from npu_isa.isa.codec import decode
 from npu_isa.isa.tables import ISA_HASH
 
+from npu_runtime.session.hosting import host_of
+
 
 def summary(binary: Binary, file_bytes: int) -> tuple[str, NpuError | None]:
     """Return the summary of a binary, and what the static check found wrong with its program, if anything.
@@ -46,7 +48,8 @@ def _facts(binary: Binary, file_bytes: int) -> list[str]:
         ("output", f"{out.name}: {'x'.join(map(str, out.shape))} int{out.bits}, step {out.scale:.6g}")
         for out in binary.outputs
     ]
-    return [f"{key:<16}{value}" for key, value in [*rows, *(("note", note) for note in binary.notes)]]
+    rows += [("note", note) for note in binary.notes] + [("host", line) for line in host_of(binary)]
+    return [f"{key:<16}{value}" for key, value in rows]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

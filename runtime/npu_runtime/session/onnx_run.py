@@ -9,6 +9,7 @@ from npu_isa.errors import ModelError
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Result = Array | list[Array]  # of many images; a list where they cannot be put into one array
 
 
 class OnnxModel:
@@ -44,9 +45,42 @@ class OnnxModel:
         except Exception as error:
             raise self._fault("cannot be run", error) from None
 
+    def run_each(
+        self, inputs: Mapping[str, Array], batch: int, shapes: Mapping[str, tuple[int, ...] | None]
+    ) -> dict[str, Result]:
+        """Return the outputs of many images, run one by one: sizes inside the model may be those of one.
+
+        Args:
+            inputs: by name, each (N, ...).
+            batch: images that the model is made for; one is given so many times.
+            shapes: of outputs without the batch; None for those that are no array with the batch first.
+
+        Returns:
+            of each output that has a shape here, an array (N, *shape), or a list of N arrays where that is None.
+
+        Raises:
+            ModelError: the engine cannot run the model on these inputs, or its outputs have other shapes.
+        """
+        count = len(next(iter(inputs.values())))
+        each = [self.run({k: np.repeat(v[i : i + 1], batch, axis=0) for k, v in inputs.items()}) for i in range(count)]
+        found: dict[str, Result] = {}
+        for name in self.outputs:
+            shape = shapes.get(name)
+            if shape is None:
+                found[name] = [made[name] for made in each]
+                continue
+            wrong = next((made[name].shape for made in each if made[name].shape != (batch, *shape)), None)
+            if wrong is not None:
+                text = f"output {name!r} has shape {list(wrong)}, not {[batch, *shape]}"
+                raise ModelError(text, self._where, "compile the model again")
+            found[name] = np.concatenate([made[name][:1] for made in each]) if each else np.zeros((0, *shape))
+        return found
+
     def _fault(self, what: str, error: Exception) -> ModelError:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return ModelError(f"{what} by {getattr(self, 'engine', 'an ONNX engine')}: {text}", self._where)
+        engine = getattr(self, "engine", "an ONNX engine")
+        hint = "install onnxruntime, which runs more operators" if "reference" in engine else ""
+        return ModelError(f"{what} by {engine}: {text}", self._where, hint)
 
 
 Run = Callable[[dict[str, Array]], list[Array]]

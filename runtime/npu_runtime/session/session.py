@@ -12,12 +12,16 @@ from npu_isa.file.container import load
 from npu_isa.isa.tables import TIMING
 from numpy.typing import NDArray
 
+from npu_runtime.session.onnx_run import Result
+
 if TYPE_CHECKING:
     from npu_sim.fast.time.model import Timing, TimingModel
     from npu_sim.fast.values.run import Values
 
+    from npu_runtime.session.host import Host
+
 Array = NDArray[Any]
-Outputs = Array | dict[str, Array]  # the only one, or all by name
+Outputs = Result | dict[str, Result]  # the only one, or all by name
 
 
 class Session:
@@ -42,6 +46,7 @@ class Session:
         self._values: tuple[tuple[int, ...], Values] | None = None
         self._model: TimingModel | None = None
         self._boundaries = self.binary.boundaries_at(0)
+        self._host: Host | None = None
 
     # -- the dial
 
@@ -167,7 +172,7 @@ class Session:
         return np.stack(bytes_of, axis=-1)
 
     def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Outputs:
-        """Return the outputs of images, in the units of the model.
+        """Return the outputs of the whole model for images, in its units; the host's part is run too.
 
         Args:
             images: uint8 (N, height, width, channels): pixels.
@@ -175,19 +180,27 @@ class Session:
 
         Returns:
             float32 (N, *output shape) where the model has one output; a dictionary of them by the outputs' ONNX names,
-            in the order of the model, where it has several.
+            in the order of the model, where it has several. What the host makes has the model's own type; where it
+            has no shape without the batch (`npu_isa.file.binary.HostOutput`), a list of arrays, one for each image.
+
+        Raises:
+            DataError: the images do not fit.
+            ContainerError, ModelError: the host's part is damaged or cannot be run.
         """
-        return one_or_all(self.run_all(images, observe))
+        found = self.run_all(images, observe)
+        return next(iter(found.values())) if len(found) == 1 else found
 
     def run_integers(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Outputs:
-        """Return the outputs as `run` does, but as the machine's integers, int32."""
-        return one_or_all(self.run_all_integers(images, observe))
+        """Return the machine's outputs as its integers, int32; the host has no part in it."""
+        found = self.run_all_integers(images, observe)
+        return next(iter(found.values())) if len(found) == 1 else {**found}
 
-    def run_all(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> dict[str, Array]:
+    def run_all(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> dict[str, Result]:
         """Return the outputs as `run` does, by name however many there are."""
         found = self.run_all_integers(images, observe)
         scales = {out.name: np.float32(out.scale) for out in self.binary.outputs}
-        return {name: (values * scales[name]).astype(np.float32) for name, values in found.items()}
+        real = {name: (values * scales[name]).astype(np.float32) for name, values in found.items()}
+        return {**real} if self.binary.host is None else self._host_part().run(real)
 
     def run_all_integers(
         self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None
@@ -198,6 +211,13 @@ class Session:
         raw = self._simulator().run(data, self.binary.input.address, self.binary.output_ranges, observe)
         parts = np.split(raw, np.cumsum([out.bytes for out in outputs])[:-1], axis=1)
         return {out.name: decode_output(out, part) for out, part in zip(outputs, parts, strict=True)}
+
+    def _host_part(self) -> "Host":
+        if self._host is None:
+            from npu_runtime.session.host import Host
+
+            self._host = Host(self.binary)
+        return self._host
 
     def _simulator(self) -> "Values":
         if self._values is None or self._values[0] != self._boundaries:
@@ -210,11 +230,6 @@ class Session:
                 made = self._values[1].at(self._boundaries)
             self._values = (self._boundaries, made)
         return self._values[1]
-
-
-def one_or_all(outputs: dict[str, Array]) -> Outputs:
-    """Return the only output, or all of them by name."""
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def decode_output(out: OutputInfo, raw: NDArray[np.uint8]) -> Array:
