@@ -97,14 +97,17 @@ def run_onnx(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x})[0])
 
 
-def same_meaning(net: Net, output: str, folder: Path) -> Graph:
-    """Assert that import and every pass keep what onnxruntime computes; return the optimized graph."""
-    model, x = net.model(output), net.images()
+def same_meaning(net: Net, output: str, folder: Path, count: int = 2) -> Graph:
+    """Assert that import and every pass keep what onnxruntime computes; return the optimized graph.
+
+    Where the model holds the number of images, in a shape, `count` is that.
+    """
+    model, x = net.model(output), net.images(count)
     want = run_onnx(model, x)
     stages = {"import": read_onnx(save(model, folder))}
     optimized = optimize(stages["import"], observe=stages.__setitem__)
     for stage, graph in stages.items():
-        got = evaluate(graph, x)[graph.output]
+        got = evaluate(graph, x.reshape(count, *graph.shapes[graph.input]))[graph.output]
         assert graph.output_shape == want.shape[1:], stage
         error = np.abs(got.reshape(want.shape) - want).max()
         assert error <= TOLERANCE * (1 + np.abs(want).max()), (stage, error)

@@ -46,16 +46,16 @@ def image_target(order: Axes) -> Axes:
 
 
 def result(imp: Importer, value: Value) -> Value:
-    """Return an output with its elements in the order of a tensor, where its channels, rows and columns stay such.
+    """Return an output with its elements in the order of a tensor, where channels stay such and parts are few.
 
     An image with its channels last is left as it is.
     """
     if len(value.order) != 3 or imp.in_memory_order(value):
         return value
-    axes = [{a.axis for a in axis} for axis in value.order]
-    if any(found and axis not in found for axis, found in enumerate(axes)):
+    channels = value.order[0]
+    if (channels and 0 not in {a.axis for a in channels}) or size_of(channels) > MAX_CHANNELS:
         return value
-    return as_image(imp, value)
+    return as_image(imp, value) if pieces(value.order) <= MAX_PARTS else value
 
 
 def shape_text(order: Axes) -> str:
