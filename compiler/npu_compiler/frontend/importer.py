@@ -250,7 +250,7 @@ def operator(*names: str, element_wise: bool = False, limits: str = "") -> Calla
 
 def _first_line(function: Function) -> str:
     module = inspect.getmodule(function)
-    return (module.__doc__ or "" if module else "").splitlines()[0].partition(": ")[2]
+    return ((module.__doc__ or "" if module else "").splitlines() or [""])[0].partition(": ")[2]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
