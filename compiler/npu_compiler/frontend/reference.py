@@ -1,12 +1,12 @@
-"""The page docs/operators.md, made from the table of operators: `python -m npu_compiler.frontend.reference` writes it."""
+"""The page docs/operators.md, made from the table of operators; `python -m npu_compiler.frontend.reference` does it."""
 
 from pathlib import Path
 
 from npu_isa.errors import NpuError
 
-from npu_compiler.frontend.importer import LIMITS, MAX_PARTS, REFUSALS
+from npu_compiler.frontend import reader  # noqa: F401  it registers the operators
+from npu_compiler.frontend.importer import LIMITS, MAX_PARTS, OPERATORS, REFUSALS
 from npu_compiler.frontend.model import OPSETS
-from npu_compiler.frontend.reader import OPERATORS  # which registers them
 from npu_compiler.frontend.resample import MAX_TOGETHER
 
 PAGE = Path(__file__).parents[3] / "docs" / "operators.md"  # in a source tree
