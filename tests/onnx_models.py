@@ -104,14 +104,17 @@ def run_outputs(model: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: x}), strict=True))
 
 
-def same_meaning(net: Net, output: str, folder: Path) -> Graph:
-    """Assert that import and every pass keep what onnxruntime computes; return the optimized graph."""
-    model, x = net.model(output), net.images()
+def same_meaning(net: Net, output: str, folder: Path, count: int = 2) -> Graph:
+    """Assert that import and every pass keep what onnxruntime computes; return the optimized graph.
+
+    Where the model holds the number of images, in a shape, `count` is that.
+    """
+    model, x = net.model(output), net.images(count)
     want = run_onnx(model, x)
     stages = {"import": read_onnx(save(model, folder))}
     optimized = optimize(stages["import"], observe=stages.__setitem__)
     for stage, graph in stages.items():
-        got = evaluate(graph, x)[graph.output_tensors[0]]
+        got = evaluate(graph, x.reshape(count, *graph.shapes[graph.input]))[graph.output_tensors[0]]
         assert graph.outputs[0].shape == want.shape[1:], stage
         error = np.abs(got.reshape(want.shape) - want).max()
         assert error <= TOLERANCE * (1 + np.abs(want).max()), (stage, error)

@@ -13,6 +13,8 @@ from onnx import TensorProto
 
 from tests.onnx_models import Net, same_meaning
 
+FILES = ("test_onnx_import.py", "test_onnx_operators.py", "test_qdq.py")
+
 
 def variants(**cases):
     return pytest.mark.parametrize("case", list(cases.values()), ids=list(cases))
@@ -392,5 +394,5 @@ def test_constants_are_folded(tmp_path):
 
 
 def test_every_supported_operator_is_tested():
-    tests = "".join(Path(__file__).with_name(name).read_text() for name in ("test_onnx_import.py", "test_qdq.py"))
+    tests = "".join(Path(__file__).with_name(name).read_text() for name in FILES)
     assert [o for o in OPERATORS if f'"{o}"' not in tests] == []

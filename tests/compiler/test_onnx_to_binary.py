@@ -20,10 +20,11 @@ EVERY_LAYER = QuantizeOptions(keep_first_8bit=False, keep_last_8bit=False, keep_
 
 
 @pytest.mark.slow
-@given(networks(), st.sampled_from(["npu16", "npu32", "npu128"]))
+@pytest.mark.parametrize("every", [False, True], ids=["convolutions", "every operator"])
+@given(st.data(), st.sampled_from(["npu16", "npu32", "npu128"]))
 @settings(max_examples=40)
-def test_random_network_runs_as_its_golden_model(tmp_path_factory, case, machine):
-    net, output = case
+def test_random_network_runs_as_its_golden_model(every, tmp_path_factory, data, machine):
+    net, output = data.draw(networks(every=every))
     path = save(net.model(output), tmp_path_factory.getbasetemp())
     channels, height, width = net.shape
     pre = replace(PIXELS, mean=(0.5,) * channels, std=(0.25,) * channels)

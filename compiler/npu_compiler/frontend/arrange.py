@@ -16,7 +16,6 @@ from npu_compiler.frontend.layout import (
     axis_atoms,
     image_axes,
     joined,
-    keeps_axes,
     regrouped,
     size_of,
     whole,
@@ -57,13 +56,24 @@ def image_target(order: Axes) -> Axes:
 
 
 def result(imp: Importer, value: Value) -> Value:
-    """Return an output with its elements in the order of a tensor, where its channels, rows and columns stay such.
+    """Return an output with its elements in the order of a tensor, where channels stay such and parts are few.
 
     An image with its channels last is left as it is.
     """
-    if imp.in_memory_order(value) or not keeps_axes(value.order):
-        return value
-    return as_image(imp, value)
+    return as_image(imp, value) if not imp.in_memory_order(value) and _arranges(value) else value
+
+
+def gives(imp: Importer, name: str) -> bool:
+    """Whether an ONNX value can be an output: computed from the image, in the order of a tensor or brought to it."""
+    return imp.known(name) and (imp.in_memory_order(imp.value(name)) or _arranges(imp.value(name)))
+
+
+def _arranges(value: Value) -> bool:
+    """Whether a value is an image whose channels are first, in parts that are not too many."""
+    if len(value.order) != 3 or size_of(value.order[0]) > MAX_CHANNELS:
+        return False
+    channels = {a.axis for a in value.order[0]}
+    return (not channels or 0 in channels) and pieces(value.order) <= MAX_PARTS
 
 
 def shape_text(order: Axes) -> str:

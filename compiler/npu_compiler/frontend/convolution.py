@@ -229,13 +229,16 @@ def _matmul(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     flipped = imp.known(right)
     found = weights_of(imp, node, 0 if flipped else 1, constants, "one side")
     assert found is not None
-    if found[0].ndim != 2:
-        raise Refused(f"{'left' if flipped else 'right'} side of shape {list(found[0].shape)}: must be a matrix")
     name = right if flipped else left
+    matrix, scale = found
+    while matrix.ndim > 2 and len(matrix) == 1 and matrix.ndim <= 1 + imp.rank(name):
+        matrix = matrix[0]
+    if matrix.ndim != 2:
+        raise Refused(f"{'left' if flipped else 'right'} side of shape {list(matrix.shape)}: must be a matrix")
     if flipped and imp.rank(name) < 2:
         raise Refused("the batch axis of its input would be summed over")
-    weight = found[0] if flipped else found[0].T
-    _matrix(imp, name, imp.rank(name) - (2 if flipped else 1), weight, None, found[1])
+    weight = matrix if flipped else matrix.T
+    _matrix(imp, name, imp.rank(name) - (2 if flipped else 1), weight, None, scale)
 
 
 def _matrix(imp: Importer, name: str, axis: int, weight: F32, bias: F32 | None, scale: F32 | None) -> None:

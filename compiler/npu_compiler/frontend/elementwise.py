@@ -190,7 +190,7 @@ def _with_constant(imp: Importer, node: onnx.NodeProto, constants: Constants) ->
     flipped = not imp.known(node.input[0])
     array = _constant(imp, node, 0 if flipped else 1, constants)
     value = _with_channels(imp, imp.value(node.input[1 if flipped else 0]), array)
-    factor = per_channel(imp, value, array)
+    value, factor = per_channel(imp, value, array)
     tensor, scale, shift = value.tensor, np.ones(1), np.zeros(1)
     match node.op_type:
         case "Add":
@@ -236,8 +236,8 @@ def _sum(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     value = Value(made, found.order)
     if array is not None or (not rest and share != 1.0):
         array = np.zeros(1) if array is None else array
-        value = _with_channels(imp, value, array)
-        made = build.affine(imp, value.tensor, 1.0 if rest else share, per_channel(imp, value, array) * share)
+        value, term = per_channel(imp, _with_channels(imp, value, array), array)
+        made = build.affine(imp, value.tensor, 1.0 if rest else share, term * share)
     imp.finish(made, value.order)
 
 
@@ -257,8 +257,8 @@ def _extreme(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if least and len(tensors) > 1:
         made = build.affine(imp, made, -1, 0)
     if array is not None:
-        value = _with_channels(imp, Value(made, order), array)
-        made, order = _with_limit(imp, value, per_channel(imp, value, array), least), value.order
+        value, limit = per_channel(imp, _with_channels(imp, Value(made, order), array), array)
+        made, order = _with_limit(imp, value, limit, least), value.order
     imp.finish(made, order)
 
 

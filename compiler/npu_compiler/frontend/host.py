@@ -20,6 +20,7 @@ from onnx import AttributeProto, TensorProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 
+from npu_compiler.frontend.arrange import gives
 from npu_compiler.frontend.importer import Constants, Importer, Refused, import_node
 from npu_compiler.frontend.infer import Types, array_type, holds_graph, model_of, sizes, strict_types, tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line, fold_constant, read_constants
@@ -85,8 +86,8 @@ def cut(
     while True:
         importer = new_importer()
         part = _walk(model, importer, moved, where).needed_for(outputs)
-        own = [name for name in outputs if name not in part.made and not importer.gives(name)]
-        wrong = [name for name in part.reads() if name in importer.integers or not importer.gives(name)] + own
+        own = [name for name in outputs if name not in part.made and not gives(importer, name)]
+        wrong = [name for name in part.reads() if name in importer.integers or not gives(importer, name)] + own
         if not wrong:
             break
         more = {maker[name] for name in wrong if name in maker} - moved

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from npu_compiler.frontend.infer import sizes
-from npu_compiler.frontend.layout import Axes, image_axes, in_memory_order, keeps_axes, size_of, whole
+from npu_compiler.frontend.layout import Axes, image_axes, in_memory_order, size_of, whole
 from npu_compiler.graph.ir import Node, Shape, TensorQuant, unique
 
 Constants = dict[str, NDArray[Any]]
@@ -123,15 +123,6 @@ class Importer:
     def known(self, name: str) -> bool:
         """Whether an ONNX value is computed from the image."""
         return name in self._values
-
-    def gives(self, name: str) -> bool:
-        """Whether a value can be an output: computed from the image, its elements in the order of its tensor's, or
-        channels, rows and columns that are put together of those of its tensor.
-        """
-        if name not in self._values:
-            return False
-        value = self._values[name]
-        return self.in_memory_order(value) or keeps_axes(value.order)
 
     def full_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of an ONNX value without the batch axis."""
@@ -272,7 +263,7 @@ def import_node(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
 
 def _first_line(function: Function) -> str:
     module = inspect.getmodule(function)
-    return (module.__doc__ or "" if module else "").splitlines()[0].partition(": ")[2]
+    return ((module.__doc__ or "" if module else "").splitlines() or [""])[0].partition(": ")[2]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -71,12 +71,6 @@ def regrouped(atoms: Iterable[Atom], sizes: Iterable[int]) -> Axes | None:
     return None if rest else tuple(made)
 
 
-def keeps_axes(axes: Axes) -> bool:
-    """Whether axes are channels, rows and columns, each put together of some of its own, maybe of others as well."""
-    found = [{a.axis for a in axis} for axis in axes]
-    return len(axes) == 3 and all(not some or axis in some for axis, some in enumerate(found))
-
-
 def in_memory_order(axes: Axes, shape: Shape) -> bool:
     """Whether the elements of a value follow each other as those of its tensor do."""
     return joined(atom for axis in axes for atom in axis) == joined(a for axis in image_axes(shape) for a in axis)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import onnx
 from npu_isa.errors import ModelError, NpuError, UnsupportedError
-from onnx import TensorProto, defs, version_converter
+from onnx import TensorProto, defs, helper, version_converter
 
 from npu_compiler.frontend.infer import tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line
 from npu_compiler.graph.ir import unique
 
 OPSETS = range(11, 22)
+ROUNDED_RESIZE = 11  # the opset from which on Resize says how it rounds
 NAMED = 3  # things named of those that are alike
 OTHER_FILES = {
     b"NPUBIN": ("a compiled binary (.npubin)", "give the ONNX model; `npu inspect` shows a binary"),
@@ -118,6 +119,7 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
     It infers shapes, and on damaged ones that ends the process (see `infer`): the sizes of the inputs are kept from it.
     """
+    before = next(o.version for o in model.opset_import if not o.domain)
     types = {value.name: value.type for value in onnx.GraphProto(input=model.graph.input).input}
     for value in model.graph.input:
         for dim in value.type.tensor_type.shape.dim:
@@ -129,8 +131,19 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     made = version_converter.convert_version(model, opset)
     for value in made.graph.input:
         value.type.CopyFrom(types.get(value.name, value.type))
+    for node in made.graph.node:
+        if node.op_type == "Resize" and before < ROUNDED_RESIZE:
+            _keep_resize(node)
     _check(made)
     return made
+
+
+def _keep_resize(node: onnx.NodeProto) -> None:
+    """Write into a Resize what it and Upsample meant before opset 11; the converter leaves it to other defaults."""
+    given = {a.name for a in node.attribute}
+    for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+        if name not in given:
+            node.attribute.append(helper.make_attribute(name, value))
 
 
 def _form(operator: str, opset: int) -> tuple[object, ...]:

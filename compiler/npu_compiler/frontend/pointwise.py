@@ -14,6 +14,7 @@ from npu_compiler.frontend.importer import (
     Constants,
     Importer,
     Refused,
+    Value,
     attributes,
     needed,
     operator,
@@ -21,7 +22,7 @@ from npu_compiler.frontend.importer import (
     text,
 )
 from npu_compiler.graph.curves import Program
-from npu_compiler.graph.ir import Act, Activation, Clip, Curve, LeakyRelu
+from npu_compiler.graph.ir import Activation, Clip, Curve, LeakyRelu
 
 STEEP = 1e300  # times the least float32 above zero it is above 1: a step, once it is clamped
 POSITIVE: Program = ("x", 0.0, "max")
@@ -36,7 +37,7 @@ REFUSALS |= dict.fromkeys(("Floor", "Ceil", "Round", "Mod"), "a curve with any n
 def activation(imp: Importer, node: onnx.NodeProto, act: Activation | Curve) -> None:
     """Append an activation of the node's first input; the axes stay as they are."""
     value = imp.value(node.input[0])
-    imp.emit(Act(*imp.identity(node), value.tensor, act), imp.shapes[value.tensor], order=value.order)
+    imp.finish(build.activate(imp, value.tensor, act), value.order)
 
 
 @operator("Relu", element_wise=True, limits="all of it")
@@ -63,22 +64,23 @@ def _clip(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
 
 @operator("LeakyRelu", element_wise=True, limits="any slope")
 def _leaky(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    _leak(imp, node, float(attributes(node).get("alpha", 0.01)))
+    _leak(imp, imp.value(node.input[0]), float(attributes(node).get("alpha", 0.01)))
 
 
-def _leak(imp: Importer, node: onnx.NodeProto, alpha: float | tuple[float, ...]) -> None:
+def _leak(imp: Importer, value: Value, alpha: float | tuple[float, ...]) -> None:
     if not np.isfinite(alpha).all():
         raise Refused("a slope is not finite")
-    activation(imp, node, LeakyRelu(alpha))
+    imp.finish(build.activate(imp, value.tensor, LeakyRelu(alpha)), value.order)
 
 
 @operator("PRelu", element_wise=True, limits="a constant slope, one or one per channel, of any sign and size")
 def _prelu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     slope = needed(node, 1, constants, "the slope").astype(np.float64)
     if np.unique(slope).size == 1:
-        _leak(imp, node, float(slope.reshape(-1)[0]))
+        _leak(imp, imp.value(node.input[0]), float(slope.reshape(-1)[0]))
     else:
-        _leak(imp, node, tuple(float(v) for v in per_channel(imp, imp.value(node.input[0]), slope)))
+        value, slopes = per_channel(imp, imp.value(node.input[0]), slope)
+        _leak(imp, value, tuple(slopes.tolist()))
 
 
 # -- curves

@@ -8,6 +8,7 @@ import onnx
 
 from npu_compiler.frontend import build
 from npu_compiler.frontend.arrange import as_image, image
+from npu_compiler.frontend.elementwise import MAX_COPIES, maximum_of
 from npu_compiler.frontend.importer import (
     REFUSALS,
     Constants,
@@ -135,15 +136,20 @@ def _reduce(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     _reduced(imp, node, constants, over)
 
 
-@operator("ReduceMax", "ReduceMin", limits="over height, width, or both")
+@operator("ReduceMax", "ReduceMin", limits="over height, width, and up to 64 channels")
 def _reduce_extreme(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    least = node.op_type == "ReduceMin"
+
     def over(tensor: str, axes: set[int]) -> str:
-        if 0 in axes and imp.shapes[tensor][0] > 1:
-            raise Refused("a maximum or minimum over channels is not supported")
-        if node.op_type == "ReduceMax":
-            return build.pool(imp, tensor, "max", _kernel(imp, tensor, axes))
-        turned = build.affine(imp, tensor, -1, 0)
-        return build.affine(imp, build.pool(imp, turned, "max", _kernel(imp, turned, axes)), -1, 0)
+        tensor = build.affine(imp, tensor, -1, 0) if least else tensor
+        if _kernel(imp, tensor, axes) != (1, 1):
+            tensor = build.pool(imp, tensor, "max", _kernel(imp, tensor, axes))
+        channels = imp.shapes[tensor][0]
+        if 0 in axes and channels > MAX_COPIES:
+            raise Refused(f"over {channels} channels: at most {MAX_COPIES} are supported")
+        if 0 in axes:
+            tensor = maximum_of(imp, [build.choose(imp, tensor, (c,)) for c in range(channels)])
+        return build.affine(imp, tensor, -1, 0) if least else tensor
 
     _reduced(imp, node, constants, over)
 

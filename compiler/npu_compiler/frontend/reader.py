@@ -13,7 +13,7 @@ import onnx
 from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
-from npu_compiler.frontend.arrange import result
+from npu_compiler.frontend.arrange import gives, result
 from npu_compiler.frontend.host import NotCutError, cut, host_part
 from npu_compiler.frontend.image import Image, find_image
 from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, check_operator, import_node
@@ -69,7 +69,7 @@ def _read(
 
     importer = new_importer()
     refused = _walk(model, importer, where)
-    if not refused and (host == "none" or all(importer.gives(name) for name in outputs)):
+    if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
         return _finish(outputs, importer, where, notes)
     why = ""
     if host == "auto":

@@ -63,6 +63,8 @@ def _scales(
         raise Refused(f"scales for {len(axes)} axes must be given, above 0 and at most {MAX_LENGTH}")
     for axis, scale in zip(axes, given.reshape(-1).astype(np.float32), strict=True):
         scales[axis], sizes[axis] = scale, int(np.float32(own[axis]) * scale)
+        if _mode(attrs) == "align_corners" and sizes[axis] != np.float32(own[axis]) * scale:
+            raise Refused(f"align_corners with scale {scale} of {own[axis]} pixels: no whole number; give sizes")
     return scales, tuple(sizes)
 
 
