@@ -87,9 +87,14 @@ def save(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
     return path
 
 
-def run_onnx(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
-    """Return the first output of a model under onnxruntime, one thread."""
+def run_onnx(model: onnx.ModelProto | Path, x: np.ndarray, *, as_written: bool = False) -> np.ndarray:
+    """Return the first output of a model under onnxruntime, one thread.
+
+    As written: without fused operators, whose 8-bit products saturate in pairs on processors of some years.
+    """
     options = onnxruntime.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     source = str(model) if isinstance(model, Path) else model.SerializeToString()

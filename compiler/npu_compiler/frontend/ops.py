@@ -26,6 +26,7 @@ from npu_compiler.frontend.importer import (
     weights_of,
     window,
 )
+from npu_compiler.frontend.qdq import narrow
 from npu_compiler.graph.ir import Act, Activation, Add, Affine, Clip, Concat, Conv, LeakyRelu, Pool
 
 
@@ -154,6 +155,9 @@ def _relu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
 
 @operator("Clip", element_wise=True)
 def _clip(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    if node.input[0] in imp.integers:
+        narrow(imp, node, constants)
+        return
     low, high = (scalar(node, i, constants, "a limit") for i in (1, 2))
     limits = (-np.inf if low is None else low, np.inf if high is None else high)
     if not limits[0] <= 0 <= limits[1]:

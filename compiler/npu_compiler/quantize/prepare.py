@@ -25,6 +25,7 @@ from npu_compiler.graph.ir import (
     inputs,
 )
 from npu_compiler.qgraph.ir import GROUP
+from npu_compiler.quantize.zeros import place_zeros
 
 COPY = Identity()
 Map = tuple[int, ...]
@@ -53,6 +54,7 @@ def prepare(graph: Graph) -> Prepared:
     """
     for step in (_split_leaky, _copy_image, _free_output, _copy_shared_operands, _copy_conflicts):
         graph = step(graph)
+    graph = place_zeros(graph, lambda g: tie_classes(g)[0])
     graph, maps = _align_channels(graph)
     classes, _ = tie_classes(graph)
     return Prepared(graph, maps, classes)
@@ -195,7 +197,7 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
         the class of each tensor, and the conflicts (concat node, operand number, tensor).
     """
     parent = {t: t for t in graph.shapes}
-    fixed = {t: (q.scale, q.signed) for t, q in graph.quant.items()}
+    fixed = graph.quant
 
     def find(t: str) -> str:
         while parent[t] != t:
