@@ -39,7 +39,6 @@ from npu_compiler.graph.ir import (
 )
 
 Fixed = dict[str, TensorQuant]
-RELU = Clip(low=0.0)
 ANEW = "compile with --requantize and calibration data to quantize anew"
 
 
@@ -74,8 +73,6 @@ def _stored(graph: Graph, quant: Fixed) -> Fixed:
         act = getattr(node, "act", None)
         if node.out in quant and isinstance(act, Clip):
             clips.setdefault(quant[node.out], []).append(act)
-        if _is_split(node, quant) and inputs(node)[0] in quant:
-            clips.setdefault(quant[inputs(node)[0]], []).append(RELU)
     chosen = {}
     for given in set(quant.values()):
         ways = stored(given.scale, *given.multiples)
@@ -129,9 +126,7 @@ def _refusal(graph: Graph, node: Node) -> str:
     quant = off[node.out]
     if isinstance(act, Clip) and not _contains_0(quant, act):
         return f"tensor {node.out} has {point(quant)}, of which the clamp of node {node.name} leaves too little"
-    source = graph.quant.get(inputs(node)[0])
-    possible = _is_split(node, graph.quant) and (source is None or _contains_0(source, RELU))
-    if isinstance(act, LeakyRelu) and not possible:
+    if isinstance(act, LeakyRelu) and not _is_split(node, graph.quant):
         return f"tensor {node.out} has {point(quant)}, which the LeakyReLU of node {node.name} cannot make"
     return ""
 
@@ -191,7 +186,8 @@ def _split_leaky(graph: Graph, off: Fixed) -> Graph:
         name = unique(f"{node.src}.relu", taken)
         shapes[name] = graph.shapes[node.src]
         if node.src in graph.quant:
-            quant[name] = graph.quant[node.src]
-        nodes.append(Act(name, name, (), node.src, RELU))
+            source = graph.quant[node.src]
+            quant[name] = stored(source.scale, 0, source.multiples[1])[0]
+        nodes.append(Act(name, name, (), node.src, Clip(low=0.0)))
         nodes.append(Add(node.name, node.out, node.onnx_nodes, node.src, name, factors=(act.alpha, 1.0 - act.alpha)))
     return _changed(graph, nodes, shapes, quant)
