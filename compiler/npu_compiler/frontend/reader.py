@@ -1,10 +1,10 @@
-"""From an ONNX file to the float graph: float models and symmetric QDQ models.
+"""From an ONNX file to the float graph: float models and quantized ones.
 
-`model` makes the file ready, `image` finds the image; each supported operator has one small function (`ops`, `moves`,
-`qdq`). This module walks the nodes.
+`model` makes the file ready, `forms` writes quantized operators as QDQ, `image` finds the image; each supported
+operator has one small function (`ops`, `moves`, `qdq`). This module walks the nodes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx
 from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
+from npu_compiler.frontend.forms import to_qdq
 from npu_compiler.frontend.image import find_image
 from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
@@ -38,12 +39,13 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     """
     where = Path(path).name or str(path)
     model, notes = load_model(Path(path), where)
+    reasons = to_qdq(model.graph, where)
     image = find_image(model.graph, where, input_shape)
     nodes = model.graph.node
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | {model.graph.output[0].name}
     importer = Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
-    refused = _walk(model, importer, where)
+    refused = _walk(model, importer, where, reasons)
     if refused:
         raise UnsupportedError(
             _refusals(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
@@ -62,7 +64,9 @@ def _refusals(refused: list[tuple[str, str, str]]) -> str:
     )
 
 
-def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[str, str, str]]:
+def _walk(
+    model: onnx.ModelProto, importer: Importer, where: str, reasons: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
     """Import every node; return the refusals: node, operator, reason.
 
     What reads a refused node is judged too where it is known what shape of tensor that makes; else it is passed over.
@@ -76,7 +80,7 @@ def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
             if function is None:
-                raise Refused("operator not supported")
+                raise Refused(reasons.get(node.name, "operator not supported"))
             if not importer.lost & set(node.input):
                 with np.errstate(all="ignore"):  # what is not finite is found where it is used
                     function(importer, node, constants)
