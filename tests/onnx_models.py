@@ -59,8 +59,10 @@ class Net:
         weight = self.weight(outs, ins // group, *kernel, spread=(ins // group * kernel[0] * kernel[1]) ** -0.5)
         return self.node("Conv", src, weight, self.weight(outs), group=group, **attributes)
 
-    def model(self, *outputs: str, batch: str | int = "N", ir_version: int | None = None) -> onnx.ModelProto:
-        """Return the model whose outputs are these values."""
+    def model(
+        self, *outputs: str, batch: str | int = "N", ir_version: int | None = None, domains: tuple[str, ...] = ()
+    ) -> onnx.ModelProto:
+        """Return the model whose outputs are these values; `domains` of operators that are not standard ones."""
         graph = helper.make_graph(
             self.nodes,
             "net",
@@ -70,9 +72,11 @@ class Net:
         )
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", self.opset)],
+            opset_imports=[helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in domains)],
             ir_version=ir_version or IR_VERSIONS[self.opset],
         )
+        if set(domains) - {"com.microsoft"}:
+            return model  # inference knows no others
         return onnx.shape_inference.infer_shapes(model, data_prop=True)  # gives the outputs their shapes, mostly
 
     def images(self, count: int = 2) -> np.ndarray:

@@ -54,10 +54,10 @@ def quantized_by_ort(
     return made
 
 
-def in_8_bits(graph: Graph) -> QuantizedGraph:
-    """Return the network in 8 bits, after the check that a machine fits."""
+def in_8_bits(graph: Graph, pixels: np.ndarray | None = None) -> QuantizedGraph:
+    """Return the network in 8 bits, after the check that a machine fits; pixels of an image that is none of 12x12."""
     check_fit(graph, load_machine("npu32"))
-    return quantize8(graph, images(16), PIXELS, EIGHT_BITS).graph
+    return quantize8(graph, images(16) if pixels is None else pixels, PIXELS, EIGHT_BITS).graph
 
 
 def run(graph: QuantizedGraph, pixels: np.ndarray) -> dict[str, np.ndarray]:

@@ -79,7 +79,7 @@ def _walk(
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
-            if function is None:
+            if function is None or node.name in reasons:
                 raise Refused(reasons.get(node.name, "operator not supported"))
             if not importer.lost & set(node.input):
                 with np.errstate(all="ignore"):  # what is not finite is found where it is used
