@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
+from npu_compiler.frontend.forms import to_qdq
 from npu_compiler.graph.float_eval import evaluate
 from npu_compiler.graph.ir import Act, Conv
 from npu_compiler.pipeline import import_model
@@ -245,6 +246,39 @@ def test_what_has_no_such_form_is_refused_with_the_reason(tmp_path):
     for name, reason in wanted:
         assert any(name in part for part in parts), name
         assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "written"),
+    [
+        ("QLinearSigmoid", "x s z t u", ["DequantizeLinear", "Sigmoid", "QuantizeLinear"]),
+        ("QLinearMul", "x s z x s z t u", ["DequantizeLinear", "DequantizeLinear", "Mul", "QuantizeLinear"]),
+        ("QLinearReduceMean", "x s z t u", ["DequantizeLinear", "ReduceMean", "QuantizeLinear"]),
+    ],
+)
+def test_operators_are_written_around_the_float_one(name, inputs, written):
+    node = helper.make_node(name, inputs.split(), ["y"], "n", domain=MICROSOFT)
+    real = helper.make_node("DequantizeLinear", ["y", "t", "u"], ["r"], "d")
+    value = helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, None)
+    graph = helper.make_graph([node, real], "g", [], [value])
+    assert to_qdq(graph, "g.onnx") == {}
+    assert [n.op_type for n in graph.node] == [*written, "DequantizeLinear"]
+    assert next(n for n in graph.node if n.name == "n").op_type == written[-2]
+    assert list(graph.node[-2].output) == ["y"]
+
+
+def test_weights_turned_after_their_pair(tmp_path):
+    """As PyTorch exports a linear layer: the integers, their pair, a Transpose, MatMul."""
+    net = Net((3, 4, 4))
+    pair = net.constant(0.02), net.constant(100, np.uint8)
+    flat = net.node("DequantizeLinear", net.node("QuantizeLinear", net.node("Flatten", "x"), *pair), *pair)
+    integers = net.rng.integers(-128, 128, (10, 48))
+    scales = net.rng.uniform(0.01, 0.02, 10).astype(np.float32)
+    weights = net.constant(integers, np.int8), net.constant(scales), net.constant([0] * 10, np.int8)
+    turned = net.node("Transpose", net.node("DequantizeLinear", *weights, axis=0), perm=[1, 0])
+    (made,) = import_model(save(net.model(net.node("MatMul", flat, turned)), tmp_path)).nodes
+    assert np.array_equal(made.weight_scale, scales)
+    assert np.array_equal(np.rint(made.weight.reshape(10, 48) / scales[:, None]), integers)
 
 
 def test_integers_at_the_end_are_refused(tmp_path):

@@ -232,6 +232,33 @@ def test_a_factor_of_a_matrix_keeps_its_integers_where_they_stay_int8(tmp_path, 
     assert (matrix.weight_scale is None) == (alpha <= 0)
 
 
+@pytest.mark.parametrize("limits", [(-7, 7), (-8, 7), (0, 15), (-100, 127)])
+def test_fewer_bits(limits, tmp_path):
+    """A Clip of the integers, as Brevitas writes it, narrows the tensor."""
+    net = Net((3, 4, 4))
+    model = net.model(net.conv(qcdq(net, "x", 0.2, 0, limits), 3, 3, (1, 1)))
+    path, pixels = save(model, tmp_path), images(16)[:, :4, :4]
+    (fixed,) = import_model(path).quant.values()
+    assert (fixed.integers, fixed.zero, fixed.scale) == (limits, 0, np.float32(0.2))
+    graph = quantize(import_model(path), pixels, PIXELS, EIGHT_BITS)
+    x = graph.table if limits[0] >= 0 else graph.table.view(np.int8)
+    assert (x.min(), x.max()) == (max(limits[0], -15), min(limits[1], 12))  # the pixels reach -3..2.4
+
+
+def test_integers_of_4_bits(tmp_path):
+    """Opset 21 has int4 and uint4 weights."""
+    net = Net((3, 4, 4), opset=21)
+    integers = net.rng.integers(-8, 8, (5, 3, 1, 1))
+    net.node("DequantizeLinear", "w", net.constant(np.full(5, 0.1, np.float32)), name="real", axis=0)
+    model = net.model(net.node("Conv", "x", "real"))
+    model.graph.initializer.append(
+        onnx.helper.make_tensor("w", onnx.TensorProto.INT4, integers.shape, integers.reshape(-1))
+    )
+    (conv,) = read_onnx(save(model, tmp_path)).nodes
+    assert np.array_equal(np.rint(conv.weight / np.float32(0.1)), integers)
+    assert conv.weight_scale is not None
+
+
 REFUSED = {
     "activation per channel": (
         lambda net: net.node("Relu", qdq(net, "x", [0.1] * 3, [0] * 3, np.int8)),

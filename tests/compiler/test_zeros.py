@@ -10,16 +10,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from npu_compiler.backend.link import compile_quantized
 from npu_compiler.graph.ir import Act, Curve, Graph, Identity, Mul, TensorQuant, stored
-from npu_compiler.pipeline import import_model
+from npu_compiler.pipeline import import_model, quantize_graph
 from npu_compiler.quantize.offsets import offset_factors
 from npu_compiler.quantize.prepare import prepare
+from npu_compiler.quantize.skeleton import skeleton
 from npu_compiler.quantize.zeros import place_zeros
 from npu_isa.errors import CompileError, UnsupportedError
+from npu_isa.machine.config import load_machine
+from npu_runtime.session.session import Session
 from onnxruntime.quantization import QuantType
 
-from tests.onnx_models import Net, example, images, save
-from tests.quantized_models import off_by_node, off_from_model, quantized_by_ort, shifted_zeros
+from tests.equality import compare
+from tests.onnx_models import PIXELS, Net, example, images, save
+from tests.quantized_models import (
+    EIGHT_BITS,
+    in_8_bits,
+    off_by_node,
+    off_from_model,
+    quantized_by_ort,
+    shifted_zeros,
+)
 
 EDGE = 0.06  # steps of the output; 0.041 is the largest of `test_offsets_are_near`
 
@@ -135,6 +147,47 @@ def test_padding_is_the_zero_point(zero, image, tmp_path):
     found = off_by_node(path, images(8, seed=2))
     assert max(found.values()) <= 0.5 + EDGE, found
     assert off_from_model(path, images(8, seed=3)).max() <= 2.01
+
+
+def test_an_image_that_is_added_and_joined_keeps_its_bytes(tmp_path):
+    net = Net((3, 12, 12))
+    x = qdq(net, "x", 100)
+    made = qdq(net, net.node("Add", qdq(net, net.node("Conv", x, integers(net, 3, 3, 1, 1)), 120), x), 70, 0.1)
+    both = qdq(net, net.node("Concat", made, x, axis=1), 90, 0.1)
+    path = save(
+        net.model(qdq(net, net.node("Conv", both, integers(net, 5, 6, 3, 3), pads=[1] * 4), 110, 0.2)), tmp_path
+    )
+    found = off_by_node(path, images(8, seed=2))
+    assert len(found) >= 7
+    assert max(found.values()) <= 0.5 + EDGE, found
+    assert not any("calibrated" in note for note in in_8_bits(import_model(path)).notes)
+
+
+def test_tensors_without_a_quantization_are_noted(tmp_path):
+    net = Net((3, 12, 12))
+    first = net.node("Conv", qdq(net, "x", 100), integers(net, 3, 3, 1, 1))
+    path = save(net.model(qdq(net, net.node("Conv", first, integers(net, 3, 3, 1, 1)), 70, 0.5)), tmp_path)
+    assert f"without a quantization in the model, so calibrated: {first}" in in_8_bits(import_model(path)).notes
+
+
+def test_a_skeleton_has_the_nodes_of_what_is_quantized(tmp_path):
+    path = quantized_by_ort(save(many_kinds(), tmp_path), tmp_path / "q.onnx")
+    graph = import_model(path)
+    made, shapes = in_8_bits(graph), skeleton(graph, EIGHT_BITS)
+    assert [(n.name, n.inputs) for n in made.nodes] == [(n.name, n.inputs) for n in shapes.nodes]
+    assert {t: (q.channels, q.bits, q.signed) for t, q in made.tensors.items()} == {
+        t: (q.channels, q.bits, q.signed) for t, q in shapes.tensors.items()
+    }
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_compiled_it_runs_as_its_golden_model(network, tmp_path):
+    path = quantized_by_ort(save(NETWORKS[network](), tmp_path), tmp_path / "q.onnx")
+    graph = quantize_graph(import_model(path), images(16), PIXELS)
+    session = Session(compile_quantized(graph, load_machine("npu32")))
+    for ratio in (0, 50, 100):
+        result = compare(graph, session, images(4, seed=5), session.binary.boundaries_at(ratio))
+        assert result.difference is None
 
 
 REFUSED = {

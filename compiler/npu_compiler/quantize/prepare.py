@@ -125,9 +125,14 @@ def _split_leaky(graph: Graph) -> Graph:
 
 
 def _copy_image(graph: Graph) -> Graph:
-    """Give the image a padded copy where an operation cannot read it."""
+    """Give the image a padded copy where an operation cannot read it; in a quantized model the copy has its bytes."""
     readers = {n.name: None for n in graph.users(graph.input) if not _reads_images(n, graph.input)}
-    return _with_copy(graph, graph.input, readers) if readers else graph
+    if not readers:
+        return graph
+    copied = _with_copy(graph, graph.input, readers)
+    made = copied.shapes.keys() - graph.shapes.keys()
+    kept = dict.fromkeys(made, graph.quant[graph.input]) if graph.quant.keys() - {graph.input} else {}
+    return replace(copied, quant=copied.quant | kept)
 
 
 def _reads_images(node: Node, image: str) -> bool:

@@ -14,7 +14,7 @@ from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
 from npu_compiler.quantize.prepare import Prepared, is_depthwise, prepare
-from npu_compiler.quantize.remarks import remarks
+from npu_compiler.quantize.remarks import calibrated, remarks
 from npu_compiler.quantize.scales import Demand, aligned_scale, demands, method_scale, non_negative, within_reach
 
 WIDE_LEVELS = 24000  # of 32767: room for outputs beyond those of the calibration images
@@ -86,7 +86,7 @@ def quantize8(graph: Graph, images: U8, preprocess: Preprocess, options: Quantiz
     image = prepared.graph.quant[graph.input]
     table = pixel_table(normalized, image, np.float32 if graph.input in graph.quant else np.float64)
     base = build(prepared, quant, seen.mean_square, dial, preprocess, table, options)
-    base = replace(base, notes=(*base.notes, *remarks(graph, images)))
+    base = replace(base, notes=(*base.notes, *remarks(graph, images), *calibrated(prepared.graph, prepared.classes)))
     given = frozenset(n.name for n in prepared.graph.nodes if isinstance(n, Conv) and n.weight_scale is not None)
     return Quantized8(base, table[np.arange(channels), images], frozenset(dial), given)
 
