@@ -261,7 +261,7 @@ def test_operators_are_written_around_the_float_one(name, inputs, written):
     real = helper.make_node("DequantizeLinear", ["y", "t", "u"], ["r"], "d")
     value = helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, None)
     graph = helper.make_graph([node, real], "g", [], [value])
-    assert to_qdq(graph, "g.onnx") == {}
+    assert to_qdq(graph) == {}
     assert [n.op_type for n in graph.node] == [*written, "DequantizeLinear"]
     assert next(n for n in graph.node if n.name == "n").op_type == written[-2]
     assert list(graph.node[-2].output) == ["y"]

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from npu_isa.errors import UnsupportedError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -128,18 +127,14 @@ class Writer:
         self.grids[out] = grid
 
 
-def to_qdq(graph: onnx.GraphProto, where: str) -> dict[str, str]:
+def to_qdq(graph: onnx.GraphProto) -> dict[str, str]:
     """Write a model's quantized operators as QDQ, in place.
 
     Args:
         graph: its nodes have names of their own.
-        where: the file's name in errors.
 
     Returns:
         by node name: why a node that stays has no such form.
-
-    Raises:
-        UnsupportedError: the output is integers.
     """
     taken = {n.name for n in graph.node} | {v for n in graph.node for v in (*n.input, *n.output)}
     taken |= {t.name for t in graph.initializer} | {v.name for v in graph.input}
@@ -152,12 +147,6 @@ def to_qdq(graph: onnx.GraphProto, where: str) -> dict[str, str]:
             known = isinstance(error, Refused)
             reasons[node.name] = str(error) if known else f"its inputs or attributes are damaged: {error}"
             writer.nodes[before:] = [node]
-    if integers := [v.name for v in graph.output if v.name in writer.grids]:
-        raise UnsupportedError(
-            f"output {integers[0]!r} is integers",
-            where,
-            "let the model end in a DequantizeLinear: keep its float output",
-        )
     del graph.node[:]
     graph.node.extend(writer.nodes)
     graph.initializer.extend(writer.made)

@@ -39,7 +39,7 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     """
     where = Path(path).name or str(path)
     model, notes = load_model(Path(path), where)
-    reasons = to_qdq(model.graph, where)
+    reasons = to_qdq(model.graph)
     image = find_image(model.graph, where, input_shape)
     nodes = model.graph.node
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
@@ -120,6 +120,9 @@ def _finish(name: str, importer: Importer, where: str, notes: tuple[str, ...]) -
     value = importer.value(name)
     if value.tensor == importer.input:
         raise ModelError("the model computes nothing", where, "check the model")
+    if name in importer.integers:
+        hint = "let the model end in a DequantizeLinear: keep its float output"
+        raise UnsupportedError(f"output {name!r} is integers", where, hint)
     if not importer.in_memory_order(value):
         raise UnsupportedError(
             f"output {name!r} has its channels not first: shape (N, {', '.join(map(str, importer.full_shape(name)))})",
