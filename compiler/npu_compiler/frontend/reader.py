@@ -1,11 +1,11 @@
-"""From an ONNX file to the float graph: float models and symmetric QDQ models.
+"""From an ONNX file to the float graph: float models and quantized ones.
 
-`model` makes the file ready, `image` finds the image; each supported operator has one small function (`ops`, `moves`,
-`qdq`). This module walks the nodes.
+`model` makes the file ready, `forms` writes quantized operators as QDQ, `image` finds the image; each supported
+operator has one small function (`ops`, `moves`, `qdq`). This module walks the nodes.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
 from npu_compiler.frontend.arrange import gives, result
+from npu_compiler.frontend.forms import to_qdq
 from npu_compiler.frontend.host import NotCutError, cut, host_part
 from npu_compiler.frontend.image import Image, find_image
 from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, check_operator, import_node
@@ -50,13 +51,21 @@ def read_onnx(
     """
     where = Path(path).name or str(path)
     model, notes = load_model(Path(path), where)
+    reasons = to_qdq(model.graph)
     image = find_image(model.graph, where, input_shape)
-    graph = _read(model, notes, image, where, requantize=requantize, host=host)
+    graph = _read(model, notes, image, where, reasons, requantize=requantize, host=host)
     return replace(graph, takes_bytes=image.is_bytes)
 
 
 def _read(
-    model: onnx.ModelProto, notes: tuple[str, ...], image: Image, where: str, *, requantize: bool, host: HostChoice
+    model: onnx.ModelProto,
+    notes: tuple[str, ...],
+    image: Image,
+    where: str,
+    reasons: Mapping[str, str],
+    *,
+    requantize: bool,
+    host: HostChoice,
 ) -> Graph:
     """Return the graph of a model that is ready to be imported; see `read_onnx`."""
     outputs = _output_names(model.graph, where)
@@ -68,7 +77,7 @@ def _read(
         return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
 
     importer = new_importer()
-    refused = _walk(model, importer, where)
+    refused = _walk(model, importer, where, reasons)
     if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
         return _finish(outputs, importer, where, notes)
     why = ""
@@ -140,7 +149,9 @@ def _refusals(refused: list[tuple[str, str, str]]) -> str:
     )
 
 
-def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[str, str, str]]:
+def _walk(
+    model: onnx.ModelProto, importer: Importer, where: str, reasons: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
     """Import every node; return the refusals: node, operator, reason.
 
     What reads a refused node is judged too where it is known what shape of tensor that makes; else it is passed over.
@@ -152,6 +163,8 @@ def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
+            if node.name in reasons:
+                raise Refused(reasons[node.name])
             check_operator(node)
             if not importer.lost & set(node.input):
                 import_node(importer, node, constants)
@@ -204,6 +217,9 @@ def _output(name: str, importer: Importer, where: str) -> Output:
     if not importer.known(name):
         raise ModelError(f"output {name!r} is not computed from the image", where, "check the model")
     value = result(importer, importer.value(name))
+    if name in importer.integers:
+        hint = "let the model end in a DequantizeLinear: keep its float output"
+        raise UnsupportedError(f"output {name!r} is integers", where, hint)
     if not importer.in_memory_order(value):
         raise UnsupportedError(
             f"output {name!r} has its channels not first: shape (N, {', '.join(map(str, importer.full_shape(name)))})",

@@ -60,16 +60,62 @@ class Curve:
 
 @dataclass(frozen=True)
 class TensorQuant:
-    """Quantization fixed by a QDQ model: symmetric, zero point 0. Its tensor takes no values outside `limits`."""
+    """How a tensor is held in bytes, fixed by a quantized model or chosen; it takes no values outside `limits`.
+
+    Attributes:
+        scale: real value of one step.
+        signed: bytes are -128..127, else 0..255.
+        zero: the byte that stands for 0.
+        span: least and largest integer, where they are not those of the byte; beyond it for the output alone.
+    """
 
     scale: float
     signed: bool
+    zero: int = 0
+    span: tuple[int, int] | None = None
+
+    @property
+    def integers(self) -> tuple[int, int]:
+        """Least and largest integer."""
+        return self.span or ((-128, 127) if self.signed else (0, 255))
+
+    @property
+    def wide(self) -> bool:
+        """Whether 8 bits do not hold its integers."""
+        low, high = self.integers
+        least, most = (-128, 127) if self.signed else (0, 255)
+        return low < least or high > most
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """Least and largest value of the tensor, in steps of `scale`."""
+        low, high = self.integers
+        return low - self.zero, high - self.zero
 
     @property
     def limits(self) -> tuple[float, float]:
         """Least and largest value of the tensor."""
-        low, high = (-128, 127) if self.signed else (0, 255)
+        low, high = self.multiples
         return low * self.scale, high * self.scale
+
+
+def stored(scale: float, low: int, high: int) -> tuple[TensorQuant, ...]:
+    """Return how bytes can hold the multiples low..high of a scale, the zero nearest to byte 0 first.
+
+    The integers 0..255 around 128 are those of -128..127 around 0, and so on: names of the same values. Unused channels
+    are byte 0, so that must be among the integers.
+
+    Args:
+        scale: real value of one step.
+        low, high: contain 0, at most 255 apart.
+    """
+    assert low <= 0 <= high <= low + 255, (low, high)
+    found = []
+    for signed, least, most in ((False, 0, 255), (True, -128, 127)):
+        zero = min(max(0, least - low), most - high) if signed else -low
+        span = (low + zero, high + zero)
+        found.append(TensorQuant(scale, signed, zero, None if span == (least, most) else span))
+    return tuple(sorted(found, key=lambda quant: abs(quant.zero)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,7 @@ from npu_compiler.qgraph.ir import (
 )
 from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, second_factor, shifts
 from npu_compiler.quantize.calibrate import F64
+from npu_compiler.quantize.offsets import Offset, offset_factors
 from npu_compiler.quantize.prepare import Map, Prepared, dense_map, fused_curves, is_depthwise, is_wide
 from npu_compiler.quantize.scales import dense_weight, group_of_channel, weight_scales
 
@@ -113,6 +114,11 @@ def scatter(values: NDArray[Any], channel_map: Map, axis: int = 0) -> NDArray[An
     return np.moveaxis(found, 0, axis)
 
 
+def on_channels(tensor: QTensor, value: int) -> I32:
+    """Return a value on the channels that are used, 0 on the others."""
+    return np.where(np.array(tensor.channel_map) >= 0, value, 0).astype(np.int32)
+
+
 def _window_of(node: Conv | Pool) -> Window:
     kernel = node.kernel if isinstance(node, Pool) else (node.weight.shape[2], node.weight.shape[3])
     return Window(kernel, node.stride, node.dilation, node.pads[0], node.pads[1])
@@ -137,6 +143,7 @@ class Builder:
         self.options = options
         self.nodes: list[QNode] = []
         self.tensors: dict[str, QTensor] = {}
+        self.zeros: dict[str, int] = {}  # the byte of each tensor that stands for 0
         self.curves = fused_curves(self.graph)
         self.taken = {*self.graph.shapes, *(n.name for n in self.graph.nodes)}
         for name, (channels, height, width) in self.graph.shapes.items():
@@ -149,7 +156,7 @@ class Builder:
         self, name: str, height: int, width: int, channel_map: Map, quant: TensorQuant, bits: int = 8
     ) -> QTensor:
         tensor = QTensor(name, height, width, len(channel_map), quant.scale, quant.signed, channel_map, bits)
-        self.tensors[name] = tensor
+        self.tensors[name], self.zeros[name] = tensor, quant.zero
         return tensor
 
     def add(self, node: Node) -> None:
@@ -230,13 +237,15 @@ class Builder:
     def _function(self, node: Node, act: Activation, mult2: I32 | None) -> Function:
         """Return an activation in integers; mult2: second multiplier, of sums below zero or of a residual."""
         out = self.tensors[node.out]
-        low, high = out.limits
+        quant = self.quant[node.out]
+        low, high = quant.span or out.limits
         match act:
             case Identity():
                 return Clamp(low, high)
             case Clip():
-                low = max(low, int(np.rint(max(act.low / out.scale, low))))
-                high = min(high, int(np.rint(min(act.high / out.scale, high))))
+                least, most = low - quant.zero, high - quant.zero
+                low = max(low, int(np.rint(max(act.low / out.scale, least))) + quant.zero)
+                high = min(high, int(np.rint(min(act.high / out.scale, most))) + quant.zero)
                 if not low <= 0 <= high:
                     raise UnsupportedError(
                         f"an activation clamps to {act.low:.4g}..{act.high:.4g}; the range must contain 0",
@@ -264,9 +273,10 @@ class Builder:
     ) -> tuple[I8, Epilogue]:
         """Return integer weights, output (and input) channels at their physical places, and the epilogue."""
         residual = node.residual if isinstance(node, Conv) else None
+        zeros = {t: self.zeros[t] * self.tensors[t].scale for t in (node.out, residual) if t is not None}
         found = integer_weights(
             weight,
-            bias,
+            bias + zeros[node.out] - zeros.get(residual or "", 0.0),
             scale,
             self.tensors[src].scale,
             self.tensors[node.out].scale,
@@ -278,12 +288,13 @@ class Builder:
         integers = found.weight
         for axis, channel_map in zip((0, integers.ndim - 1), maps, strict=False):
             integers = scatter(integers, channel_map, axis)
-        bias_row, mult = scatter(found.bias, maps[0]), scatter(found.mult, maps[0])
+        sums = found.weight.reshape(len(found.weight), -1).sum(axis=1, dtype=np.int64)
+        bias_row, mult = scatter(found.bias - self.zeros[src] * sums, maps[0]), scatter(found.mult, maps[0])
         shift = np.maximum(scatter(found.shift, maps[0]), 1)
         mult2 = None if found.mult2 is None else scatter(found.mult2, maps[0])
         largest = 128 if self.tensors[src].signed else 255
         prove_no_overflow(integers, bias_row[None], largest, f"node {node.name}")
-        return integers, self._epilogue(node, node.act, residual, bias_row, mult, shift, mult2)
+        return integers, self._epilogue(node, node.act, residual, bias_row.astype(np.int32), mult, shift, mult2)
 
     def _conv(self, node: Conv) -> None:
         src, window = self._read(node, node.src, _window_of(node), macs_channels=node.weight.shape[1])
@@ -365,6 +376,9 @@ class Builder:
         residual_factor: float = 1.0,
     ) -> None:
         src, window = self._read(node, src, window)
+        if any(self.zeros[t] for t in (src, residual, node.out) if t is not None):
+            self._offset_window(node, src, kind, window, factor, act, residual, residual_factor)
+            return
         epilogue = self._unweighted(node, src, factor, act, residual, residual_factor)
         self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, kind))
 
@@ -396,15 +410,103 @@ class Builder:
     def _lookup(self, act: Curve, read: QTensor, out: QTensor, clamp: Clamp) -> Lookup:
         """Return the table from the bytes of one tensor to those of another."""
         byte = np.arange(read.limits[0], read.limits[1] + 1)
-        real = np.nan_to_num(curve(act.program, byte * read.scale) / out.scale)
+        quant = self.quant[out.name]
+        real = np.nan_to_num(curve(act.program, (byte - self.zeros[read.name]) * read.scale) / out.scale)
         table = np.empty(256, np.uint8)
-        table[byte & 0xFF] = np.clip(np.rint(real), *out.limits).astype(np.int64) & 0xFF
+        table[byte & 0xFF] = np.clip(np.rint(real) + quant.zero, *quant.integers).astype(np.int64) & 0xFF
         return Lookup(clamp.low, clamp.high, table, read.scale)
+
+    # -- zeros that are not byte 0 (`npu_compiler.quantize.zeros` has seen to what reads and makes them)
+
+    def _offset_window(
+        self,
+        node: Node,
+        src: str,
+        kind: Literal["max", "sum"],
+        window: Window,
+        factor: float,
+        act: Activation,
+        residual: str | None,
+        residual_factor: float,
+    ) -> None:
+        """Append a window without padding whose operands or output have a zero: all taps are inside."""
+        out = self.tensors[node.out]
+        taps = 1 if kind == "max" else window.kernel[0] * window.kernel[1]
+        zeros = (self.zeros[src], 0 if residual is None else self.zeros[residual], self.zeros[node.out])
+        scales = [0.0 if t is None else self.tensors[t].scale / out.scale for t in (src, residual)]
+        found = self._offset(node, kind, (factor * scales[0], residual_factor * scales[1]), taps, zeros)
+        alpha = self._alpha(act)
+        bias, mult = on_channels(out, found.bias), np.full(out.channels, found.mult, np.int32)
+        mult2 = np.full(out.channels, found.mult2, np.int32)
+        if alpha is not None:
+            slopes = np.broadcast_to(alpha, (self.graph.shapes[node.out][0],))
+            mult2 = np.rint(scatter(slopes, self.maps[node.out]) * found.mult).astype(np.int32)
+        shift = np.full(out.channels, found.shift, np.int32)
+        epilogue = self._epilogue(node, act, residual, bias, mult, shift, mult2)
+        weight = None
+        if found.weight > 1:
+            assert kind == "sum", f"{node.name}: a maximum that changes its scale is followed by a copy"
+            kernel = np.ones((1, *window.kernel), np.int8)
+            weight = kernel * on_channels(out, found.weight).astype(np.int8)[:, None, None]
+        made = QWindow(
+            node.name, node.out, node.onnx_nodes, src, window, epilogue, kind if weight is None else "mac", weight
+        )
+        self.nodes.append(made)
+
+    def _offset(
+        self, node: Node, kind: str, factors: tuple[float, float], taps: int, zeros: tuple[int, int, int]
+    ) -> Offset:
+        return offset_factors(*factors, taps, zeros, f"node {node.name}")
+
+    def _padded(self, node: Crop) -> None:
+        """Append what pads an image with the byte of its zero: the image, padded with byte 0, and such a border.
+
+        The border is the image of a tensor that is 1 everywhere: padding makes it 0 outside, and a factor and a bias
+        make of 1 and 0 the byte 0 and that of the zero.
+        """
+        src, window = self._read(node, node.src, Window())
+        out, zero = self.tensors[node.out], self.zeros[node.out]
+        sign = 1 if zero < 0 else -1
+        _, height, width = self.graph.shapes[node.src]
+        plain = TensorQuant(out.scale, signed=out.signed)
+        ones, border = (unique(f"{node.out}.{part}", self.taken) for part in ("ones", "border"))
+        self._tensor(ones, height, width, out.channel_map, plain)
+        self._tensor(border, out.height, out.width, out.channel_map, plain)
+        window = Window(stride=node.stride, pad_top=node.pads[0], pad_left=node.pads[1])
+        none, one, shift = np.zeros(out.channels, np.int32), on_channels(out, 1), np.ones(out.channels, np.int32)
+        full = Clamp(*out.limits)
+        weight = np.zeros((out.channels, 1, 1), np.int8)
+        names = node.onnx_nodes
+        self.nodes += [
+            QWindow(ones, ones, names, src, Window(), Epilogue(one, 2 * one, shift, full), "mac", weight),
+            QWindow(
+                border,
+                border,
+                names,
+                ones,
+                window,
+                Epilogue(-sign * one, 2 * abs(zero) * one, shift, full),
+                "mac",
+                weight + np.int8(sign) * one.astype(np.int8)[:, None, None],
+            ),
+            QWindow(
+                node.name,
+                node.out,
+                names,
+                src,
+                window,
+                Epilogue(none, 2 * one, shift, full, Residual(border, 2 * one)),
+                "sum",
+            ),
+        ]
 
     # -- moving values
 
     def _move(self, node: Crop | Channels) -> None:
         """Append a crop or a choice of channels; the two after each other become one 0/1 convolution."""
+        if isinstance(node, Crop) and self.zeros[node.out] and max(node.pads) > 0:
+            self._padded(node)
+            return
         users = self.graph.users(node.out)
         if len(users) == 1 and isinstance(users[0], Crop | Channels) and self._taken_by(users[0]) is node:
             return  # the user does both
@@ -415,11 +517,13 @@ class Builder:
         onnx_nodes = tuple(dict.fromkeys(n for p in parts for n in p.onnx_nodes))
         window = Window(stride=crop.stride, pad_top=crop.pads[0], pad_left=crop.pads[1]) if crop else Window()
         src, window = self._read(node, parts[0].src, window)
-        epilogue = self._unweighted(node, src, 1.0)
+        epilogue = self._unweighted(node, src, 1.0)  # zeros: source and output are of one quantization then
         if choice is None:
             self.nodes.append(QWindow(node.name, node.out, onnx_nodes, src, window, epilogue, "sum"))
             return
         weight = self._choice(choice, src, node.out)
+        absent = scatter(np.array([source < 0 for source in choice.source]), self.maps[node.out])
+        epilogue = replace(epilogue, bias=absent * np.int32(self.zeros[node.out]))
         self.nodes.append(QConv(node.name, node.out, onnx_nodes, src, window, epilogue, weight, None, 0))
 
     def _taken_by(self, node: Crop | Channels) -> Crop | Channels | None:
@@ -428,7 +532,7 @@ class Builder:
         Of three in a row the first two join.
         """
         before = self.made.get(node.src)
-        if not isinstance(before, Crop | Channels) or type(before) is type(node):
+        if not isinstance(before, Crop | Channels) or type(before) is type(node) or self.zeros[node.out]:
             return None
         if self.quant[before.out] != self.quant[node.out] or len(self.graph.users(before.out)) != 1:
             return None

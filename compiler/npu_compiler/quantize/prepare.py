@@ -29,6 +29,7 @@ from npu_compiler.graph.ir import (
     inputs,
 )
 from npu_compiler.qgraph.ir import GROUP
+from npu_compiler.quantize.zeros import place_zeros
 
 COPY = Identity()
 Map = tuple[int, ...]
@@ -57,6 +58,7 @@ def prepare(graph: Graph) -> Prepared:
     """
     for step in (_split_leaky, _copy_image, _free_outputs, _copy_shared_operands, _copy_conflicts):
         graph = step(graph)
+    graph = place_zeros(graph, lambda g: tie_classes(g)[0])
     graph, maps = _align_channels(graph)
     classes, _ = tie_classes(graph)
     return Prepared(graph, maps, classes)
@@ -127,9 +129,14 @@ def _split_leaky(graph: Graph) -> Graph:
 
 
 def _copy_image(graph: Graph) -> Graph:
-    """Give the image a padded copy where an operation cannot read it."""
+    """Give the image a padded copy where an operation cannot read it; in a quantized model the copy has its bytes."""
     readers = {n.name: None for n in graph.users(graph.input) if not _reads_images(n, graph.input)}
-    return _with_copy(graph, graph.input, readers) if readers else graph
+    if not readers:
+        return graph
+    copied = _with_copy(graph, graph.input, readers)
+    made = copied.shapes.keys() - graph.shapes.keys()
+    kept = dict.fromkeys(made, graph.quant[graph.input]) if graph.quant.keys() - {graph.input} else {}
+    return replace(copied, quant=copied.quant | kept)
 
 
 def _reads_images(node: Node, image: str) -> bool:
@@ -198,10 +205,11 @@ def fused_curves(graph: Graph) -> dict[str, Act]:
 
 
 def is_wide(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor has 16 bits: an output that no table makes and whose quantization is not fixed."""
+    """Whether a tensor has 16 bits: an output that no table makes and that is not fixed to fewer."""
     made = next((n for n in graph.nodes if n.out == tensor), None)
     by_table = isinstance(made, Act) and isinstance(made.act, Curve)
-    return tensor in graph.output_tensors and tensor not in graph.quant and not by_table
+    fixed = tensor in graph.quant and not graph.quant[tensor].wide
+    return tensor in graph.output_tensors and not fixed and not by_table
 
 
 def _keeps_values(node: Node) -> bool:
@@ -226,7 +234,7 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
         the class of each tensor, and the conflicts (concat or mosaic, operand number, tensor).
     """
     parent = {t: t for t in graph.shapes}
-    fixed = {t: (q.scale, q.signed) for t, q in graph.quant.items()}
+    fixed = graph.quant
 
     def find(t: str) -> str:
         while parent[t] != t:

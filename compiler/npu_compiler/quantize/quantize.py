@@ -15,7 +15,7 @@ from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
 from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, is_wide, prepare
-from npu_compiler.quantize.remarks import remarks
+from npu_compiler.quantize.remarks import calibrated, remarks
 from npu_compiler.quantize.scales import (
     Demand,
     aligned_scale,
@@ -92,9 +92,10 @@ def quantize8(graph: Graph, images: U8, preprocess: Preprocess, options: Quantiz
     if options.grouping == "magnitude":
         prepared = group_channels(prepared, seen.mean_square)
     quant = choose_scales(prepared, seen, dial, options)
-    table = pixel_table(normalized, fixed[graph.input])
+    image = prepared.graph.quant[graph.input]
+    table = pixel_table(normalized, image, np.float32 if graph.input in graph.quant else np.float64)
     base = build(prepared, quant, seen.mean_square, dial, preprocess, table, options)
-    base = replace(base, notes=(*base.notes, *remarks(graph, images)))
+    base = replace(base, notes=(*base.notes, *remarks(graph, images), *calibrated(prepared.graph, prepared.classes)))
     given = frozenset(n.name for n in prepared.graph.nodes if isinstance(n, Conv) and n.weight_scale is not None)
     return Quantized8(base, table[np.arange(channels), images], frozenset(dial), given)
 
@@ -111,11 +112,17 @@ def image_quant(preprocess: Preprocess) -> TensorQuant:
     return TensorQuant(float(scale) or 1.0, signed)
 
 
-def pixel_table(preprocess: Preprocess, quant: TensorQuant) -> U8:
-    """Return the input byte of each pixel value, uint8 (channels, 256); ties round to even."""
-    low, high = (-128, 127) if quant.signed else (0, 255)
-    q = np.clip(np.rint(pixel_values(preprocess) / quant.scale), low, high).astype(np.int16)
-    return (q & 0xFF).astype(np.uint8)
+def pixel_table(preprocess: Preprocess, quant: TensorQuant, kind: type[np.floating] = np.float64) -> U8:
+    """Return the input byte of each pixel value, uint8 (channels, 256); ties round to even.
+
+    Args:
+        preprocess: from pixels to real values.
+        quant: of the input.
+        kind: of the division: float32 where a model fixes the quantization, so that ties are its ties.
+    """
+    steps = np.rint(pixel_values(preprocess).astype(kind) / kind(quant.scale))
+    integers = np.clip(steps + quant.zero, *quant.integers).astype(np.int16)
+    return np.asarray(integers & 0xFF, np.uint8)
 
 
 def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:

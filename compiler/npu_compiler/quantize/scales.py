@@ -66,7 +66,7 @@ class Demand:
 
 def non_negative(graph: Graph) -> dict[str, bool]:
     """Return for every tensor whether it can only be zero or more (the input: no, unless its bytes are fixed so)."""
-    unsigned = {t for t, q in graph.quant.items() if not q.signed}
+    unsigned = {t for t, q in graph.quant.items() if q.multiples[0] == 0}
     found = {graph.input: graph.input in unsigned}
     for node in graph.nodes:
         found[node.out] = node.out in unsigned or _node_non_negative(node, [found[t] for t in inputs(node)])
