@@ -84,7 +84,7 @@ def positions(rows: int, unsigned: int) -> Made:
 
 def two_tokens() -> Made:
     """Return a program whose store waits for a vec and a load that end in the same cycle."""
-    to_store, pixels = 1 << Engine.STORE, 7
+    to_store, pixels = 1 << Engine.STORE, 6
     code = (
         instruction("load", push=1 << Engine.VECTOR, memory=Memory.PARAM, run=64 * 3),
         instruction("load", push=to_store, dram_addr=2048, run=256, addr=6144),

@@ -63,7 +63,7 @@ def vec_output(op: Vec, m: NaiveMachine) -> np.ndarray:
     for y, x, lane in np.ndindex(found.shape):
         group, byte = divmod(op.out_byte + lane, 16)
         word = op.out_base + y * g.out_row_pitch + x * g.out_pixel_pitch + group * (1 + g.wide)
-        value = byte_value(m.act[word * 16 + byte], g.clamp_low >= 0)
+        value = byte_value(m.act[word * 16 + byte], g.clamp_low >= 0 or g.table)
         if g.wide:
             value = m.act[word * 16 + byte] + 256 * byte_value(m.act[word * 16 + 16 + byte], False)
         found[y, x, lane] = value

@@ -255,7 +255,7 @@ def test_causes_are_those_of_the_counters():
 def test_scrambled_programs_wait_for_full_fifos_and_queues():
     """The comparison sees every cause of waiting."""
     seen = np.zeros((len(ENGINES), len(CAUSES)), np.int64)
-    for seed in range(12):
+    for seed in range(24):
         p, vectors, image = random_case(seed)
         for q in (p, scrambled(p, np.random.default_rng(seed))):
             work = workload(q)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from npu_isa.check import kernels
 from npu_isa.check.faults import UNITS, fault
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Memory
+from npu_isa.isa.ops import Memory, Table
 from npu_isa.isa.program import KINDS
 from npu_isa.isa.resolve import Ops
 from npu_isa.machine import blocks
@@ -21,10 +21,10 @@ from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
 Ranges = Sequence[tuple[int, int]]  # first byte and end of each
 
 _KINDS = np.full(len(KINDS), kernels.OTHER, np.int64)
-for _name in ("conv", "vec", "load", "fold", "store"):
+for _name in ("conv", "vec", "table", "load", "fold", "store"):
     _KINDS[KINDS[_name]] = getattr(kernels, _name.upper())
 LIMITS = np.array(
-    [blocks.MULTIPLIER_MASK, blocks.SHIFT_AT, blocks.SHIFT_MASK, MAX_SHIFT, MAX_MULTIPLIER, MAX_SHIFT_LOWER], np.int64
+    [blocks.MULTIPLIER_BITS, blocks.SHIFT_AT, blocks.SHIFT_MASK, MAX_SHIFT, MAX_MULTIPLIER, MAX_SHIFT_LOWER], np.int64
 )
 
 
@@ -53,6 +53,7 @@ def check_written(
         ops.row,
         ops.conv,
         ops.vec,
+        ops.table,
         ops.load,
         ops.fold,
         ops.store,
@@ -64,6 +65,7 @@ def check_written(
         machine.array_cols,
         blocks.position_words(machine) * WORD_BYTES,
         blocks.HEAD_ROWS,
+        blocks.table_rows(machine),
         LIMITS,
     )
     if status:
@@ -114,8 +116,10 @@ def _fault(ops: Ops, index: int, status: int, a: int, b: int, parts: int) -> Pro
             return fault(op, f"its weight block has a position s_wgt of {a}, at most {MAX_SHIFT_LOWER} is possible")
         case kernels.CHOSEN:
             hint = "only row 0 of a parameter block, the bias, may depend on a boundary"
-            return fault(op, "its multipliers come from an indexed load", hint)
+            what = "table comes" if isinstance(op, Table) else "multipliers come"
+            return fault(op, f"its {what} from an indexed load", hint)
         case kernels.SHIFT:
             return fault(op, f"its parameter block has a shift of {a}, 1..{MAX_SHIFT} is possible")
         case _:
-            return fault(op, f"its parameter block has a multiplier of {a}, at most {MAX_MULTIPLIER} is possible")
+            limits = f"-{MAX_MULTIPLIER}..{MAX_MULTIPLIER}"
+            return fault(op, f"its parameter block has a multiplier of {a}, {limits} is possible")

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.kernels import chosen
-from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
+from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, LookUp, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, VECTOR, Memory, Program
 from npu_sim.kernel import kernel
 from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
@@ -176,7 +176,7 @@ def _reduce_row(p: Program, vec: Record, y: int, m: Memory) -> None:
 
 @kernel
 def _vec(p: Program, vec: Record, m: Memory) -> None:
-    """Reduce windows, unless the source is the accumulators, requantize and write: row by row.
+    """Reduce windows, unless the source is the accumulators, requantize, look up and write: row by row.
 
     A row is read before it is written. That is the order of the machine, pixel by pixel, in other words: no pixel reads
     what an earlier one has written.
@@ -199,7 +199,9 @@ def _vec(p: Program, vec: Record, m: Memory) -> None:
             res_col=vec["res_col"],
             res_offset=vec["res_flip"],
         )
-        if vec["residual"] and vec["leaky"]:
+        if vec["product"]:
+            chosen.scale_product(arrays, row)
+        elif vec["residual"] and vec["leaky"]:
             chosen.scale_residual_leaky(arrays, row)
         elif vec["residual"]:
             chosen.scale_residual(arrays, row)
@@ -207,6 +209,9 @@ def _vec(p: Program, vec: Record, m: Memory) -> None:
             chosen.scale_leaky(arrays, row)
         else:
             chosen.scale(arrays, row)
+        if vec["table"] >= 0:
+            bytes_ = LookUp(lanes=lanes, pixels=pixels, width=width, table=vec["table"])
+            chosen.look_up((m.window, p.tables), bytes_)
         out = vec["out"] + y * vec["out_row"]
         places = Write(lanes=lanes, pixels=pixels, width=width, out=out, out_col=vec["out_col"])
         if lanes % VECTOR:

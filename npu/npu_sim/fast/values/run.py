@@ -168,7 +168,10 @@ class Values:
 
 
 def _written(op: Vec, memories: Sequence[Memory]) -> Array:
-    """Return the values that a vec has just written, int32 (memories, tile_h, tile_w, lanes)."""
+    """Return the values that a vec has just written, int32 (memories, tile_h, tile_w, lanes).
+
+    They are signed if the clamp is; bytes from a table are 0..255.
+    """
     g = op.geom
     lane = op.out_byte + np.arange(op.lanes)
     spread = (1 + g.wide) * (lane // WORD_BYTES) * WORD_BYTES + lane % WORD_BYTES
@@ -178,6 +181,8 @@ def _written(op: Vec, memories: Sequence[Memory]) -> Array:
     found = np.stack([m.act[at] for m in memories]).astype(np.int32)
     if g.wide:
         found |= np.stack([m.act[at + WORD_BYTES] for m in memories]).astype(np.int32) << 8
+    if g.table:
+        return found  # only who made the table knows what its bytes stand for
     bits = 16 if g.wide else 8
     if g.clamp_high < 1 << (bits - 1):
         found = (found << (32 - bits)) >> (32 - bits)
