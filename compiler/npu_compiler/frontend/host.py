@@ -20,7 +20,7 @@ from onnx import AttributeProto, TensorProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 
-from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused
+from npu_compiler.frontend.importer import MAX_VALUES, OPERATORS, Constants, Importer, Refused
 from npu_compiler.frontend.infer import Types, array_type, holds_graph, model_of, sizes, strict_types, tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line, fold_constant, read_constants
 
@@ -143,6 +143,8 @@ def _take(
     try:
         one = model_of(node, types, part.constants, opsets)
         found = strict_types(one)
+        if any(math.prod(sizes(made) or ()) > MAX_VALUES for made in found.values()):
+            raise ValueError("its output is too large")
         _try_on_zeros(one, found, part.constants)
     except Exception as error:  # the library raises many types: shapes, types or attributes contradict each other
         part.faults.append(f"node {node.name} contradicts itself: {first_line(error)}")
@@ -152,6 +154,8 @@ def _take(
 
 def _check_operator(node: onnx.NodeProto, opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
     version = next((o.version for o in opsets if not o.domain), 1)
+    if not all(isinstance(word, str) for word in (node.name, *node.input, *node.output)):  # protobuf gives it as bytes
+        raise NotCutError(f"node {node.name!r}: a name is not text")
     if node.domain:
         raise NotCutError(f"node {node.name} ({node.op_type}) is of another domain, {node.domain}")
     if not defs.has(node.op_type, version):
@@ -237,10 +241,8 @@ def host_part(
     macs = sum(_macs(node, importer, part.constants) for node, _ in part.nodes)
     macs = -(-macs // importer.batch)
     if macs > MOST * (macs + machine_macs):
-        share = 100 * macs / (macs + machine_macs)
-        raise NotCutError(
-            f"with those behind them these nodes do {share:.1f} % of the multiply-accumulates, of at most {100 * MOST:g} %"
-        )
+        share = f"{100 * macs / (macs + machine_macs):.1f} % of the multiply-accumulates, of {100 * MOST:g} % at most"
+        raise NotCutError(f"with those behind them these nodes do {share}")
     model = _model(part, importer, [name for name in outputs if name in part.made], opsets)
     try:
         onnx.checker.check_model(model)
