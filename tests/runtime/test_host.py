@@ -304,6 +304,8 @@ def test_every_report_names_the_host(compiled, capsys, tmp_path):
     assert "host            Softmax (scores): operator not supported" in capsys.readouterr().out
     assert main(["report", out]) == 0
     assert "not in these cycles, on the host: Softmax 1" in capsys.readouterr().out
+    assert main(["report", out, "--by", "instruction"]) == 0
+    assert "not in these cycles, on the host: Softmax 1" in capsys.readouterr().out
     folder = tmp_path / "report"
     assert main(["run", out, "--data", data, "--ratio", "0", "--report", str(folder), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["provenance"]["host"].startswith("Softmax 1")
