@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from npu_isa.errors import NpuError
 from onnx import helper
 
+from tests.host_models import both, detector
 from tests.mutations import Rng, flip
 from tests.onnx_models import Net, example
 
@@ -25,7 +26,8 @@ LONG = 256  # bytes: fields longer than this are weights
 
 def small_models() -> list[bytes]:
     """Return files of small networks that hold, together, every part of an ONNX file that the importer reads."""
-    return [m.SerializeToString() for m in (example(), _moves(), _folded(), _qdq(), _old(), _last())]
+    models = (example(), _moves(), _folded(), _qdq(), _old(), _last(), detector(), both())
+    return [m.SerializeToString() for m in models]
 
 
 def mutate(data: bytes, rng: Rng) -> tuple[str, bytes]:
