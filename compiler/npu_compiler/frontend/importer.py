@@ -108,9 +108,9 @@ class Importer:
         shape = () if found is None else sizes(found) or ()
         if found is not None:
             self.types[name] = found
-        if len(shape) not in (2, 3, 4) or min(shape) < 1:
+        if len(shape) not in (2, 4) or min(shape) < 1:  # of three axes: where the channels are is not known
             return
-        image = (shape[1], shape[2] if len(shape) == 4 else 1, shape[-1] if len(shape) > 2 else 1)
+        image = (shape[1], 1, 1) if len(shape) == 2 else (shape[1], shape[2], shape[3])
         if not too_large(image):
             self.lost.remove(name)
             self.assumed.add(name)
@@ -254,6 +254,13 @@ def operator(*names: str, element_wise: bool = False, limits: str = "") -> Calla
 def _first_line(function: Function) -> str:
     module = inspect.getmodule(function)
     return ((module.__doc__ or "" if module else "").splitlines() or [""])[0].partition(": ")[2]
+
+
+def function_of(node: onnx.NodeProto) -> Function:
+    """Return the function of a node's operator."""
+    if node.domain or node.op_type not in OPERATORS:
+        raise Refused("operator not supported" if node.domain else REFUSALS.get(node.op_type, "operator not supported"))
+    return OPERATORS[node.op_type]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from npu_isa.errors import ModelError, UnsupportedError
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
 from npu_compiler.frontend.arrange import result
 from npu_compiler.frontend.image import find_image
-from npu_compiler.frontend.importer import OPERATORS, REFUSALS, Constants, Importer, Refused
+from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, function_of
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
@@ -72,16 +72,10 @@ def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[
     declared = {v.name: v.type for v in model.graph.value_info if sizes(v.type) is not None}
     refused: list[tuple[str, str, str]] = []
     for node in model.graph.node:
-        function = OPERATORS.get(node.op_type) if not node.domain else None
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
-            if function is None:
-                raise Refused(
-                    REFUSALS.get(node.op_type, "operator not supported")
-                    if not node.domain
-                    else "operator not supported"
-                )
+            function = function_of(node)
             if not importer.lost & set(node.input):
                 with np.errstate(all="ignore"):  # what is not finite is found where it is used
                     function(importer, node, constants)
