@@ -98,7 +98,11 @@ class Bench:
         """
         columns = self.machine.array_cols
         head = np.zeros((3, columns), np.int64)
-        head[0], head[1], head[2] = bias, np.asarray(mult) | np.asarray(shift) << 16, second
+        head[0], head[1], head[2] = (
+            bias,
+            np.asarray(mult) & 0xFFFF | np.asarray(shift) << 16,
+            np.asarray(second) & 0xFFFF,
+        )
         count = 0 if taps is None else -(-len(taps) // 4)
         tail = np.zeros((count * 4, columns), np.int8)
         if taps is not None:
@@ -108,10 +112,18 @@ class Bench:
         self.constant(Memory.PARAM, (head & 0xFFFFFFFF).astype("<u4").tobytes() + rows, at)
         return at
 
+    def table(self, table: np.ndarray) -> None:
+        """Load a table, uint8 (256,), to parameter memory and from there to the vector engine."""
+        row = 4 * self.machine.array_cols
+        rows = -(-256 // row)
+        at, self.param_next = self.param_next, self.param_next + rows
+        self.constant(Memory.PARAM, table.astype(np.uint8).tobytes() + bytes(rows * row - 256), at)
+        self.put("table", param_addr=at)
+
     def vgeom(self, source: int = 0, **operands) -> None:
         """Put a vgeom: one tap, dense single words, bytes, unless told otherwise."""
         names = ("row_pitch", "pixel_pitch", "res_row_pitch", "res_pixel_pitch", "src_unsigned", "residual")
-        rest = dict.fromkeys((*names, "res_unsigned", "leaky"), 0)
+        rest = dict.fromkeys((*names, "res_unsigned", "leaky", "product", "table"), 0)
         out = {"out_row_pitch": 0, "out_pixel_pitch": 1}
         self.put("vgeom", source=source, **(ONE_TAP | NO_PAD | rest | out | BYTES | operands))
 

@@ -123,7 +123,7 @@ def any_binaries(draw) -> Binary:
     }
     return Binary(
         model=draw(labels), machine=draw(machines()), code=code, constants=held,
-        dram_bytes=out.address + out.bytes + draw(st.integers(0, 9)), input=info, output=out, layers=network,
+        dram_bytes=out.address + out.bytes + draw(st.integers(0, 9)), input=info, outputs=(out,), layers=network,
         dial=_dial(network), dial_macs=draw(st.integers(1 << 40, 1 << 62)),
         notes=tuple(draw(st.lists(labels, max_size=2))),
         **per_instruction,

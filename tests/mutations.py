@@ -45,7 +45,7 @@ def outcome(data: bytes, rng: Rng) -> str:
         rows = engine_rows(timing, session.ops, spent(timing, session.ops))  # asserts that the parts add up
         assert {row.total_cycles for row in rows} == {timing.total_cycles}
         assert layer_cycles(timing, session.binary.layer_of, len(layers)).min(initial=0) >= 0
-        assert session.run_integers(pixels).shape == (1, *session.binary.output.shape)
+        assert session.run_integers(pixels).shape == (1, *session.binary.outputs[0].shape)
     return "ran"
 
 

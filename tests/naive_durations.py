@@ -63,6 +63,11 @@ def vec_script(op: Vec, machine: MachineConfig) -> list[str]:
     return ["parameters"] * (3 + weight_rows) + pixel * (op.tile_h * op.tile_w)
 
 
+def table_cycles(machine: MachineConfig) -> int:
+    """Return the cycles in which the rows of a table are read, each as wide as the array has columns."""
+    return len(chunks(list(range(256)), 4 * machine.array_cols))
+
+
 def blocks(op: Load | Fold | Store, boundary: int, machine: MachineConfig) -> list[int]:
     """Return the bus cycles of each block that a transfer asks for.
 

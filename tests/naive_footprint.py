@@ -1,6 +1,6 @@
 """What an operation touches, one operation at a time: the twin of npu_isa.machine.footprint, which takes columns."""
 
-from npu_isa.isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Vec
+from npu_isa.isa.ops import Conv, Fold, Load, Memory, Op, Source, Store, Table, Vec
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import Access
 
@@ -71,6 +71,9 @@ def footprint(op: Op, machine: MachineConfig) -> tuple[Access, ...]:
             span = _strided(op.out_base, op.tile_h, op.tile_w, words, g.out_row_pitch, g.out_pixel_pitch)
             found.append(Access(Memory.ACT, *span, write=True))
             return tuple(found)
+        case Table():
+            rows = -(-64 // machine.array_cols)
+            return (Access(Memory.PARAM, op.param_addr, op.param_addr + rows, write=False),)
         case Load():
             table = (op.table_entries - 1) * op.table_pitch if op.indexed else 0
             source = _strided(op.dram_addr, op.rows, op.cols, op.run, op.dram_row_pitch, op.dram_col_pitch)

@@ -5,7 +5,7 @@ one array row. A conv sums 4-bit codes segment by segment and shifts each sum by
 """
 
 import numpy as np
-from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Vec
+from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Table, Vec
 from npu_isa.machine.config import MachineConfig
 
 WORD = 16
@@ -32,6 +32,10 @@ def wrap32(value):
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
+def wrap16(value):
+    return (value + (1 << 15)) % (1 << 16) - (1 << 15)
+
+
 class NaiveMachine:
     """Memories after running a program.
 
@@ -39,6 +43,7 @@ class NaiveMachine:
         dram, act, weights: bytearrays; `act` and `weights` in words of 16 bytes.
         params: bytearray, rows of 4 bytes per column.
         acc: two lists of rows, each a list of integers, one per column.
+        looked_up: the table of the vector engine, 256 bytes.
     """
 
     def __init__(self, machine: MachineConfig, constants: bytes, dram_bytes: int) -> None:
@@ -48,6 +53,7 @@ class NaiveMachine:
         self.act = bytearray(machine.act_words * WORD)
         self.weights = bytearray(machine.weight_memory_bytes)
         self.params = bytearray(machine.param_memory_bytes)
+        self.looked_up = bytes(256)
         self.acc = [[[0] * machine.array_cols for _ in range(machine.acc_rows)] for _ in range(2)]
 
     def run(self, ops: tuple[Op, ...], boundaries: tuple[int, ...], observe=lambda op, machine: None) -> None:
@@ -65,6 +71,8 @@ class NaiveMachine:
                     self.conv(op, 0 if register == NO_DIAL else boundaries[register])
                 case Vec():
                     self.vec(op)
+                case Table():
+                    self.table(op)
             observe(op, self)
 
     def load(self, op: Load, boundaries: tuple[int, ...]) -> None:
@@ -143,6 +151,10 @@ class NaiveMachine:
             for c in range(columns):
                 row[c] = wrap32(sums[c] + (row[c] if op.accumulate else 0))
 
+    def table(self, op: Table) -> None:
+        at = op.param_addr * 4 * self.machine.array_cols
+        self.looked_up = bytes(self.params[at : at + 256])
+
     def param(self, row: int, lane: int) -> int:
         at = (row * self.machine.array_cols + lane) * 4
         return int.from_bytes(self.params[at : at + 4], "little")
@@ -173,14 +185,18 @@ class NaiveMachine:
             for lane in range(op.lanes):
                 bias = wrap32(self.param(op.param_addr, lane))
                 scale = self.param(op.param_addr + 1, lane)
-                second = self.param(op.param_addr + 2, lane) & 0xFFFF
-                multiplier, shift = scale & 0xFFFF, scale >> 16 & 63
-                value = self.reduce(op, i, lane) + bias
+                second = wrap16(self.param(op.param_addr + 2, lane))
+                multiplier, shift = wrap16(scale), scale >> 16 & 63
+                value = self.reduce(op, i, lane)
+                if g.product:
+                    value *= byte_value(self.act[res + op.out_byte + lane], g.res_unsigned)
+                value += bias
                 value *= second if g.leaky and value < 0 else multiplier
-                if g.residual:
+                if g.residual and not g.product:
                     value += byte_value(self.act[res + op.out_byte + lane], g.res_unsigned) * second
                 value = (value + (1 << (shift - 1))) >> shift
-                results.append(min(max(value, g.clamp_low), g.clamp_high))
+                value = min(max(value, g.clamp_low), g.clamp_high)
+                results.append(self.looked_up[value % 256] if g.table else value)
             for lane, value in enumerate(results):
                 group, byte = divmod(op.out_byte + lane, WORD)
                 at = out + group * (1 + g.wide) * WORD + byte

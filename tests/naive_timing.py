@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Vec
+from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Table, Vec
 from npu_isa.machine.config import MachineConfig
 
 from tests import naive_durations as durations
@@ -16,7 +16,7 @@ from tests.naive_footprint import regions
 
 DISPATCH_TO_ACCEPT = 1
 SHADOW_FREE = 8  # cycles after the first pixel of a pass in which the shadow weights are still needed
-VECTOR_PIPELINE = 6
+VECTOR_PIPELINE = 7
 NEVER = -1
 FETCHED = 32  # instructions of a block that the front end fetches, of 32 bytes each
 PATIENCE = 2000  # cycles in which nothing moves but pipelines
@@ -245,6 +245,9 @@ class Twin:
             self.write_conv_script(f, op)
         elif isinstance(op, Vec):
             f.script = ["busy" for _ in durations.vec_script(op, machine)]
+            f.pipeline = VECTOR_PIPELINE
+        elif isinstance(op, Table):
+            f.script = ["busy"] * durations.table_cycles(machine)
             f.pipeline = VECTOR_PIPELINE
         elif not f.is_setup:
             register = op.register if isinstance(op, Load) else 255

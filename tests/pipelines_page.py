@@ -20,12 +20,12 @@ from npu_sim.fast.time.model import simulate
 
 from tests import naive_durations as durations
 from tests.register_models import ALL, instruction
-from tests.waves import draw, record
+from tests.waves import VECTOR_STAGES, draw, record
 
 PAGE = Path(__file__).parents[1] / "isa_spec" / "PIPELINES.md"
 EXAMPLES = PAGE.parent / "examples"
 BLOCK = re.compile(r"^```(times|rule|wave|fetch) (.*)\n((?:(?!```).*\n)*)```$", re.MULTILINE)
-STEP = {"conv_2x2": 1, "conv_4x4": 2, "window_4x4": 1}
+STEP = {"conv_2x2": 1, "conv_4x4": 2, "window_4x4": 1, "table_2x2": 1}
 
 
 @cache
@@ -89,7 +89,7 @@ def wrong_rules(name: str, boundary: int, body: str) -> list[str]:
 def lines_of(part: str, rows: int, cols: int) -> list[tuple[str, str]]:
     """Return titles and signals of a drawing."""
     if part == "vector":
-        return [(s, s) for s in ("slot", "sum", "biased", "product", "residual", "rounded")] + [("word written", "out")]
+        return [(s, s) for s in ("slot", *VECTOR_STAGES)] + [("word written", "out")]
     acts = [f"act {i},{c}" for i in range(rows) for c in range(cols) if rows == 2 or i == 0 or c == 0]
     sums = [f"{name} {c}" for c in range(cols if rows == 2 else 2) for name in ("psum", "total", "write")]
     weights = [f"weight {i},0" for i in range(rows)]
@@ -109,7 +109,7 @@ def fetch(machine: str, words: int, buffer: int) -> str:
     """Return when the blocks of a program of geom and vgeom, in turn, are on the bus, there and dispatched."""
     design = replace(load_machine(machine), instruction_words=buffer)
     code = (*(instruction(("geom", "vgeom")[i % 2]) for i in range(words - 1)), instruction("halt"))
-    work = Workload(design, code, np.zeros(0, np.uint8), 1 << 14, 1 << 14, (1 << 14, 1 << 14))
+    work = Workload(design, code, np.zeros(0, np.uint8), 1 << 14, 1 << 14, ((1 << 14, 1 << 14),))
     seen = {model: ALL[model](work, (), np.zeros(0, np.uint8)) for model in ("fast", "register")}
     assert compare(work, seen, ()).difference is None
     sent = seen["register"].times[:, MOMENTS.index("dispatch")].tolist()

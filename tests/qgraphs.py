@@ -5,15 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.ir import (
+    Assembled,
     Clamp,
     Epilogue,
+    Factor,
     Leaky,
+    Lookup,
     Lowering,
+    Place,
     Preprocess,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
@@ -36,14 +42,16 @@ def random_qgraph(rng: np.random.Generator, *, steps: int | None = None) -> Quan
     """Return a valid network of up to about `steps` + 4 nodes: image, convolution, random nodes, a head.
 
     It covers folds of a whole kernel and of columns alone, strides, dilation, odd sizes, channels that fill no group,
-    residuals, depthwise, pooling, crops, LeakyReLU, concat, and layers with and without a dial.
+    residuals added and subtracted, products, one value for all rows or columns of a second operand, depthwise, pooling,
+    crops, LeakyReLU of any slope, tables, concat, mosaics, and layers with and without a dial.
     """
     build = _Builder(rng)
     build.stem()
     for _ in range(int(rng.integers(1, 8)) if steps is None else steps):
         step: Any = rng.choice(
             [build.conv, build.conv, build.conv, build.residual_conv, build.depthwise, build.pooling, build.elementwise,
-             build.add, build.concat, build.concat, build.crop, build.copy_channels]
+             build.add, build.concat, build.concat, build.crop, build.copy_channels, build.product, build.shared,
+             build.mosaic, build.mosaic]
         )  # fmt: skip
         step()
     return build.finish()
@@ -129,13 +137,25 @@ class _Builder:
         low, high = out.limits
         if self.flip(0.3) and out.bits == 8:
             low, high = self.number(low, 0), self.number(high // 2, high)
+        if self.flip(0.1):
+            mult = -mult
+        if leaky:
+            below = (mult * self.rng.uniform(-1, 1, out.channels)).astype(np.int32)
+            return Epilogue(bias, mult, shift, Leaky(low, high, below))
+        function: Clamp | Lookup = Clamp(low, high)
+        if out.bits == 8 and self.flip(0.25):
+            function = self.lookup()
         if residual is not None:
             added = np.minimum(32767, (2.0 ** np.minimum(shift, 15) * self.rng.uniform(0, 1)).astype(np.int64))
-            return Epilogue(bias, mult, shift, Clamp(low, high), Residual(residual, added.astype(np.int32)))
-        if leaky:
-            below = (mult * self.rng.uniform(0, 1, out.channels)).astype(np.int32)
-            return Epilogue(bias, mult, shift, Leaky(low, high, below))
-        return Epilogue(bias, mult, shift, Clamp(low, high))
+            added *= self.some([1, 1, -1])
+            return Epilogue(bias, mult, shift, function, Residual(residual, added.astype(np.int32)))
+        return Epilogue(bias, mult, shift, function)
+
+    def lookup(self) -> Lookup:
+        """Return a table of anything, looked up by signed or by unsigned bytes."""
+        limits = (-128, 127) if self.flip(0.5) else (0, 255)
+        low, high = (self.number(limits[0], 0), self.number(0, limits[1])) if self.flip(0.3) else limits
+        return Lookup(low, high, self.rng.integers(0, 256, 256, dtype=np.uint8), 1.0)
 
     def weight(self, out: QTensor, kernel: tuple[int, int], src_map: tuple[int, ...]) -> np.ndarray:
         shape = (out.channels, *kernel, len(src_map))
@@ -258,8 +278,54 @@ class _Builder:
         t = self.tensors[name]
         return (t.height, t.width, t.channel_map) == (other.height, other.width, other.channel_map)
 
+    def product(self) -> None:
+        a = self.recent()
+        fitting = [n for n in self.pool if self.like(n, a)]
+        if self.flip(0.5):
+            fitting = [self.reduced(a).name]
+        out = self.tensor("t", a.height, a.width, a.channel_map)
+        e = self.epilogue(out, 5000.0, None)
+        if not isinstance(e.function, Leaky):
+            e = replace(e, operand=Factor(str(self.rng.choice(fitting))))
+        self.put(QWindow(self.name("mul"), out.name, (), a.name, Window(), e, "sum"))
+
+    def shared(self) -> None:
+        """Add one value for all rows, all columns, or both."""
+        a = self.recent()
+        second = self.reduced(a).name
+        out = self.tensor("t", a.height, a.width, a.channel_map)
+        self.add_window(a, out, "sum", Window(), 100.0, residual=second)
+
+    def reduced(self, a: QTensor) -> QTensor:
+        """Append a maximum over rows, columns or both."""
+        kernel = [(a.height, a.width), (a.height, 1), (1, a.width)][self.number(0, 2)]
+        size = a.height // kernel[0], a.width // kernel[1]
+        out = self.tensor("t", *size, a.channel_map, signed=a.signed)
+        self.add_window(a, out, "max", Window(kernel), 70.0)
+        return out
+
+    def mosaic(self) -> None:
+        """Put an image together: by phases of what is made of one tensor, or of images below each other."""
+        a, (sy, sx) = self.recent(), (self.number(1, 3), self.number(1, 3))
+        if sy == sx == 1:
+            sy = 2
+        places, parts = [], []
+        signed, below = self.flip(0.5), self.flip(0.3)
+        for y, x in np.ndindex(sy, sx):
+            part = self.tensor("t", a.height, a.width, a.channel_map, signed=signed)
+            k = self.some([1, 2, 3])
+            if self.flip(0.5):
+                window = Window((k, k), pad_top=self.number(0, k - 1), pad_left=self.number(0, k - 1))
+                self.add_conv(a, part, window)
+            else:
+                self.add_window(a, part, "mac", Window((k, k), pad_top=k // 2), 15000.0)
+            parts.append(part.name)
+            places.append(Place(y * a.height, x * a.width) if below else Place(int(y), int(x), sy, sx))
+        out = self.tensor("t", sy * a.height, sx * a.width, a.channel_map, signed=signed)
+        self.put(QMosaic(self.name("mosaic"), out.name, (), tuple(parts), tuple(places)))
+
     def concat(self) -> None:
-        taken = {s for n in self.nodes if isinstance(n, QConcat) for s in n.srcs}
+        taken = {s for n in self.nodes if isinstance(n, Assembled) for s in n.srcs}
         first = self.recent()
         fitting = [
             n
@@ -324,4 +390,6 @@ def _pruned(nodes: list[QNode], tensors: dict[str, QTensor], out: QTensor) -> Qu
     table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
     shape = (logical,) if out.height == out.width == 1 else (logical, out.height, out.width)
     used = {t: tensors[t] for t in ("image", *(n.out for n in reversed(kept)))}
-    return QuantizedGraph("random", tuple(reversed(kept)), used, "image", out.name, pre, table, shape)
+    return QuantizedGraph(
+        "random", tuple(reversed(kept)), used, "image", (Output(out.name, out.name, shape),), pre, table
+    )

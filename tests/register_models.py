@@ -34,7 +34,7 @@ def naive(work: Workload, boundaries: tuple[int, ...], image: np.ndarray) -> Obs
     dram, act, weight, param = (
         np.frombuffer(bytes(m), np.uint8) for m in (machine.dram, machine.act, machine.weights, machine.params)
     )
-    output = dram[work.output[0] : work.output[1]]
+    output = work.output_bytes(dram)
     memories = {"act": act, "weight": weight, "param": param, "dram": dram[work.data_address :], "output": output}
     return Observation(memories={**memories, "acc": np.array(machine.acc, np.int64).astype(np.int32)})
 
@@ -73,7 +73,7 @@ def crowded_conv(batch: int = 32, pixels: int = 2, dynamic: bool = False) -> Mad
         instruction("halt"),
     )
     image = rng.integers(0, 256, (1, 1024), np.uint8)
-    return Workload(machine, code, constants, 1 << 14, 5120, (5120, 5120)), [(2,)], image
+    return Workload(machine, code, constants, 1 << 14, 5120, ((5120, 5120),)), [(2,)], image
 
 
 def positions(rows: int, unsigned: int) -> Made:
@@ -84,7 +84,7 @@ def positions(rows: int, unsigned: int) -> Made:
 
 def two_tokens() -> Made:
     """Return a program whose store waits for a vec and a load that end in the same cycle."""
-    to_store, pixels = 1 << Engine.STORE, 7
+    to_store, pixels = 1 << Engine.STORE, 6
     code = (
         instruction("load", push=1 << Engine.VECTOR, memory=Memory.PARAM, run=64 * 3),
         instruction("load", push=to_store, dram_addr=2048, run=256, addr=6144),
@@ -95,7 +95,7 @@ def two_tokens() -> Made:
     )
     constants = np.tile(np.array([0, 1 | 1 << 16, 0], "<u4")[:, None], 16).view(np.uint8).reshape(-1)
     image = np.arange(256, dtype=np.uint8)[None]
-    return Workload(load_machine("npu16"), code, constants, 4096, 2048, (2304, 2320)), [()], image
+    return Workload(load_machine("npu16"), code, constants, 4096, 2048, ((2304, 2320),)), [()], image
 
 
 def long_code() -> Made:
@@ -116,4 +116,4 @@ def long_code() -> Made:
     machine = replace(load_machine("npu16"), dram_latency_cycles=7, instruction_words=64).check()
     image = np.arange(8 * kib, dtype=np.uint64).astype(np.uint8)[None]
     nothing = np.zeros(0, np.uint8)
-    return Workload(machine, code, nothing, base + 12 * kib, base, (base + 8 * kib, base + 12 * kib)), [()], image
+    return Workload(machine, code, nothing, base + 12 * kib, base, ((base + 8 * kib, base + 12 * kib),)), [()], image

@@ -31,11 +31,9 @@ def simulated(
     Watched and not watched it has to write the same.
     """
     values = Values(p.ops if ops is None else ops, p.machine, p.constants, boundaries, p.dram_bytes)
-    first, vecs = len(p.constants), []
-    dram = values.run(
-        images, p.input_range[0], first, p.dram_bytes - first, lambda op, got: vecs.append((op.index, got.copy()))
-    )
-    alone = values.run(images, p.input_range[0], first, p.dram_bytes - first)
+    all_of_it, vecs = ((len(p.constants), p.dram_bytes),), []
+    dram = values.run(images, p.input_range[0], all_of_it, lambda op, got: vecs.append((op.index, got.copy())))
+    alone = values.run(images, p.input_range[0], all_of_it)
     np.testing.assert_array_equal(alone, dram)
     return Written(dram, vecs)
 
@@ -65,7 +63,7 @@ def vec_output(op: Vec, m: NaiveMachine) -> np.ndarray:
     for y, x, lane in np.ndindex(found.shape):
         group, byte = divmod(op.out_byte + lane, 16)
         word = op.out_base + y * g.out_row_pitch + x * g.out_pixel_pitch + group * (1 + g.wide)
-        value = byte_value(m.act[word * 16 + byte], g.clamp_low >= 0)
+        value = byte_value(m.act[word * 16 + byte], g.clamp_low >= 0 or g.table)
         if g.wide:
             value = m.act[word * 16 + byte] + 256 * byte_value(m.act[word * 16 + 16 + byte], False)
         found[y, x, lane] = value

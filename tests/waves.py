@@ -10,6 +10,14 @@ from npu_sim.register.machine import _flush
 from npu_sim.register.power import power_up
 
 WIDTH = 5  # least characters of a cycle
+VECTOR_STAGES = {  # registers behind the stages of the vector engine, the first behind the second cycle of a slot
+    "sum": state.SUM1,
+    "biased": state.BIASED,
+    "multiplied": state.PRODUCT,
+    "added": state.ADDED,
+    "clamped": state.CLAMPED,
+    "looked up": state.RESULT,
+}
 Signals = dict[str, dict[int, str]]  # name to cycle to what stands there
 
 
@@ -52,10 +60,10 @@ def registers(m: state.Machine, machine: MachineConfig, t: int, pixels: dict[int
         held[f"total {c}"] = int(pe.total[old, cols + c]) if t - 4 - short - c in pixels else None
         row = int(pe.control[head + c + 2])
         held[f"write {c}"] = f"{row}:{pe.stage[2, c]}" if row < 2 * machine.acc_rows else None
-    names = {"sum": state.SUM1, "biased": state.BIASED, "product": state.PRODUCT, "rounded": state.CLAMPED}
-    for back, (name, row) in zip((2, 3, 4, 6), names.items(), strict=True):
-        held[name] = int(lanes[row, 0]) if r["control"][(t - back) % state.CONTROL_RING]["go"] else None
-    held["residual"] = int(lanes[state.RES3, 0]) if held["product"] and r["control"][(t - 4) % 8]["residual"] else None
+    for back, (name, row) in zip((2, 3, 4, 5, 6, 7), VECTOR_STAGES.items(), strict=True):
+        control = r["control"][(t - back) % state.CONTROL_RING]
+        row_of_table = f"T{control['row'] - 1}" if control["row"] and name != "looked up" else None
+        held[name] = int(lanes[row, 0]) if control["go"] else row_of_table
     return held
 
 
@@ -85,14 +93,14 @@ def wires(m: state.Machine, t: int, pixels: dict[int, int], held: dict[str, obje
         held["pixel"] = pixels[t]
     held["slot"] = None
     if read["param"] >= 0:
-        held["slot"] = f"P{read['index']}"
+        held["slot"] = f"{'T' if read['raw'] else 'P'}{read['index']}"
     elif read["acc_row"] >= 0:
         held["slot"] = int(read["acc_row"])
     elif read["taps"]:
         held["slot"] = f"t{read['tap']}"
     elif read["residual"] >= 0:
         held["slot"] = "res"
-    control = r["control"][(t - 6) % state.CONTROL_RING]
+    control = r["control"][(t - 7) % state.CONTROL_RING]
     held["out"] = int(control["out"]) if control["go"] else None
 
 

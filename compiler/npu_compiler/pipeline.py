@@ -18,6 +18,7 @@ from npu_compiler.lowering.evolve import Progress, State
 from npu_compiler.lowering.lower import lower_graph, study
 from npu_compiler.lowering.order import order_groups
 from npu_compiler.options import QuantizeOptions
+from npu_compiler.outputs import HostChoice
 from npu_compiler.qgraph.dump import dump
 from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
 from npu_compiler.quantize.quantize import quantize8
@@ -32,6 +33,7 @@ def import_model(
     *,
     requantize: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    host: HostChoice = "auto",
 ) -> Graph:
     """Read an ONNX model and optimize it.
 
@@ -40,12 +42,13 @@ def import_model(
         observe: sees "import" and each graph pass.
         requantize: ignore the activation quantization of a QDQ model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
+        host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
 
     Raises:
         ModelError: no such file, not an ONNX model, unknown shapes.
         UnsupportedError: operators or attributes outside the supported ones; all of them at once.
     """
-    graph = read_onnx(path, requantize=requantize, input_shape=input_shape)
+    graph = read_onnx(path, requantize=requantize, input_shape=input_shape, host=host)
     observe("import", graph.dump)
     return optimize(graph, observe=lambda name, g: observe(name, g.dump))
 
@@ -108,9 +111,10 @@ def compile_model(
     observe: Observe = ignore,
     *,
     requantize: bool = False,
+    host: HostChoice = "auto",
 ) -> tuple[QuantizedGraph, Binary]:
     """Compile an ONNX model for a machine: the three steps after each other; see them for arguments and errors."""
-    graph = import_model(path, observe, requantize=requantize)
+    graph = import_model(path, observe, requantize=requantize, host=host)
     check_fit(graph, machine, options)
     quantized = quantize_graph(graph, images, preprocess, options, observe)
     return quantized, compile_quantized(quantized, machine, observe)

@@ -10,7 +10,7 @@ import numpy as np
 from npu_isa.isa.ops import Conv, Memory, Source
 from npu_isa.isa.resolve import Ops
 from npu_isa.machine import timing as rules
-from npu_isa.machine.blocks import param_block_rows, weight_block_words
+from npu_isa.machine.blocks import param_block_rows, table_rows, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.footprint import fold_words, load_unit, vec_words
 from numpy.typing import NDArray
@@ -32,10 +32,12 @@ ACTIVITY = np.dtype(
             "act_writes",  # vec, fold, load
             "weight_reads",  # words: conv
             "weight_writes",  # load
-            "param_reads",  # rows: vec
+            "param_reads",  # rows: vec, table
             "param_writes",  # load
             "acc_reads",  # rows: vec, conv that adds
             "acc_writes",  # conv
+            "table_reads",  # lookups of a byte: vec, a lane and pixel each
+            "table_writes",  # rows of parameters, to the copies of all lanes: table
             "dram_bursts",  # load, fold, store
         )
     ]
@@ -60,6 +62,9 @@ def fixed_activity(ops: Ops, machine: MachineConfig) -> Array:
     found["act_writes"][at] = pixels * words * (1 + vec["wide"])
     found["param_reads"][at] = param_block_rows(np.where(vec["source"] == Source.MAC, taps, 0))
     found["acc_reads"][at] = np.where(window, 0, pixels)
+    found["table_reads"][at] = pixels * vec["lanes"] * vec["table"]
+    for name in ("param_reads", "table_writes"):
+        found[name][ops.table["index"]] = table_rows(machine)
     at, runs = load["index"], load["rows"] * load["cols"]
     words = -(-load["run"] // load_unit(load["memory"], machine))
     for memory, name in ((Memory.ACT, "act"), (Memory.WEIGHT, "weight"), (Memory.PARAM, "param")):

@@ -10,16 +10,28 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from npu_isa.machine.blocks import TABLE_BYTES
 from npu_isa.machine.config import load_machine
 from npu_sim.rtl.build import parameters, sources
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 FOLDER = Path(".cache/area")
 PATHS = ("activation path of a segment", "the same with dynamic extraction")
-PLAIN_PE = Path(__file__).parent / "plain_pe.sv"
+PLAIN = tuple(Path(__file__).parent / f"plain_{name}.sv" for name in ("pe", "pwl"))
+FUNCTIONS = {  # of bytes in steps of 1/16, the output's steps chosen for its range
+    "SiLU": (lambda x: (x / 16) / (1 + np.exp(-x / 16)) * 127 / 8, -128, 127),
+    "sigmoid": (lambda x: 255 / (1 + np.exp(-x / 16)), 0, 255),
+    "exp": (lambda x: 255 * np.exp(x / 16 - 8), 0, 255),
+}
+LANE, TABLE, LINES = "vector lane from its sum on", "its table, in flip-flops", "16 linear segments in its place"
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ def measure(block: Block) -> Area:
     """Synthesize a block."""
     values = "".join(f" -chparam {name} {value}" for name, value in block.parameters.items())
     text = synthesize(
-        (*sources(), PLAIN_PE),
+        (*sources(), *PLAIN),
         f"hierarchy -top {block.top}{values}",
         "proc; flatten -noscopeinfo; opt; memory_collect; delete t:$mem_v2; setundef -undriven -anyseq",
         "synth; dfflegalize -cell $_DFF_P_ 01; abc -g cmos; opt_clean",
@@ -87,6 +99,9 @@ def blocks(every: bool) -> dict[str, Block]:
         PATHS[1]: Block("act_path", 0, {"SEGMENTS": 1, "DYNAMIC": 1}),
         "weight extraction, one column": Block("weight_extract", cols, {"WGT_ROWS": p["WGT_ROWS"]}),
         "accumulator column, without memory": Block("acc_column", cols, {"ACC_ROWS": p["ACC_ROWS"]}),
+        LANE: Block("vector_lane", cols),
+        TABLE: Block("lane_table", cols, {"COLS": cols}),
+        LINES: Block("plain_pwl", 0),
     }
     if every:
         planner = {"SEGMENTS": segments, "COLS": cols, "WGT_ROWS": p["WGT_ROWS"], "BANKS": p["BANKS"]}
@@ -107,6 +122,29 @@ def blocks(every: bool) -> dict[str, Block]:
     return found
 
 
+def miss(function: Callable[[Array], Array], low: int, high: int) -> tuple[int, int]:
+    """Return the largest error of the best 16 segments of plain_pwl.sv, and how many of 256 values have one.
+
+    Args:
+        function: of the 256 signed bytes, in steps of the output.
+        low, high: limits of the output.
+    """
+    byte, place = np.arange(-128, 128), np.arange(16)
+    exact = np.clip(np.rint(function(byte)), low, high).astype(np.int64).reshape(16, 16)
+
+    def of_segment(want: Array, shift: int) -> tuple[int, int]:
+        slope = np.arange(-128, 128)[:, None]
+        rest = want * 2**shift - slope * place
+        middle = np.floor((rest.min(axis=1) + rest.max(axis=1)) / 2)
+        offset = np.clip(np.stack([middle, middle + 1]), -(1 << 15), (1 << 15) - 1).astype(np.int64)
+        got = np.clip((slope * place + offset[..., None] + (1 << shift >> 1)) >> shift, low, high)
+        error = np.abs(got - want)
+        return min(zip(error.max(axis=2).ravel().tolist(), (error > 0).sum(axis=2).ravel().tolist(), strict=True))
+
+    shifts = [[of_segment(want, shift) for want in exact] for shift in range(1, 9)]
+    return min((max(most for most, _ in found), sum(count for _, count in found)) for found in shifts)
+
+
 def main() -> int:
     """Print a table of the blocks, then the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -123,6 +161,13 @@ def main() -> int:
     print(f"join: {join} transistors per 8 PEs, {100 * join / (8 * dual):.1f} % of them")
     one, other = (areas[name].transistors for name in PATHS)
     print(f"dynamic extraction: {other - one} transistors per segment, {100 * (other / one - 1):+.1f} % of its path")
+    lane, table, lines = (areas[name].transistors for name in (LANE, TABLE, LINES))
+    print(f"a lane with its table: x {(lane + table) / lane:.1f}; with segments: x {(lane + lines) / lane:.1f}")
+    for name, (function, *limits) in FUNCTIONS.items():
+        most, count = miss(function, *limits)
+        print(f"16 segments against {name}: {count} of 256 values miss, by up to {most}")
+    bits = 8 * TABLE_BYTES
+    print(f"cells of the table alone: {16 * bits} transistors as flip-flops, {6 * bits} as SRAM")
     return 0
 
 

@@ -69,7 +69,7 @@ def measure(binary: Binary, ratio: float, runs: int) -> None:
     timing = model.simulate(boundaries)
     values = Values(ops, binary.machine, binary.constants, boundaries, binary.dram_bytes)
     images = np.zeros((BATCH, binary.input.bytes), np.uint8)
-    image, places = images[0], (binary.input.address, binary.output.address, binary.output.bytes)
+    image, places = images[0], (binary.input.address, binary.output_ranges)
     once = least(lambda: model.simulate(boundaries), 20 * runs)
     seconds = {
         "fast, times": once,

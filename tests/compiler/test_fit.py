@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from npu_compiler.lowering.fit import fit_bias_rows, walk_of_all_groups
+from npu_compiler.lowering.fit import RATIOS, fit_bias_rows, walk_of_all_groups
 from npu_compiler.qgraph import npuq
 from npu_compiler.qgraph.fast_eval import Evaluator, mode_at
 
@@ -37,8 +37,10 @@ def test_means_at_100_percent_are_those_of_the_8_bit_network(seed):
         means(g, images, b) for g, b in ((graph, [0] * len(whole)), (graph, whole), (fitted, whole))
     )
     assert walk_of_all_groups(graph, 100) == tuple(whole)
-    for name in wanted:
-        assert np.abs(after[name] - wanted[name]).max() <= 0.5 + 1e-6, name  # the row is a whole number
+    sooner = [walk_of_all_groups(graph, ratio) for ratio in RATIOS[:-1]]  # a row met twice repairs both on average
+    for name, *at in zip(wanted, whole, *sooner, strict=True):
+        if at[0] not in at[1:]:
+            assert np.abs(after[name] - wanted[name]).max() <= 0.5 + 1e-6, name  # the row is a whole number
     assert max(np.abs(before[n] - wanted[n]).max() for n in wanted) > 1
 
 

@@ -26,8 +26,8 @@ OPTIONS = QuantizeOptions(aligned=False, rounding="nearest", keep_first_8bit=Fal
 
 def outputs(graph, pixels):
     """Return the output in the model's own order of channels, every layer in 8 bits."""
-    made = fast_eval.run(graph, graph.table[np.arange(pixels.shape[3]), pixels], [0] * len(graph.lowerable))
-    channel_map = graph.tensors[graph.output].channel_map
+    (made,) = fast_eval.run(graph, graph.table[np.arange(pixels.shape[3]), pixels], [0] * len(graph.lowerable)).values()
+    channel_map = graph.tensors[graph.output_tensors[0]].channel_map
     return made[..., [channel_map.index(c) for c in range(max(channel_map) + 1)]]
 
 

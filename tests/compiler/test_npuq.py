@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from npu_compiler.qgraph import golden, npuq
 from npu_compiler.qgraph.dump import dump
-from npu_compiler.qgraph.ir import Function, Leaky, QConv, QNode, QWindow, Residual
+from npu_compiler.qgraph.ir import Factor, Function, Leaky, QConv, QNode, QWindow, Residual
 from npu_compiler.qgraph.verify import verify_quantized
 from npu_isa.errors import ContainerError
 from npu_isa.file.container import HEAD, seal, unseal
 
 from tests.qgraphs import random_images, random_qgraph
 
-GRAPH = random_qgraph(np.random.default_rng(3))
+GRAPH = random_qgraph(np.random.default_rng(147))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -31,7 +31,7 @@ def test_round_trip(seed, tmp_path):
     assert dump(again) == dump(graph)
     images = random_images(rng, graph, 2)
     full = [graph.tensors[n.src].groups for n in graph.lowerable]
-    a, b = (golden.run(g, images, full)[graph.output] for g in (graph, again))
+    a, b = (golden.run(g, images, full)[graph.output_tensors[0]] for g in (graph, again))
     assert np.array_equal(a, b)
 
 
@@ -52,7 +52,7 @@ def with_a(part):
     for number, node in enumerate(GRAPH.nodes):
         if isinstance(node, QConv | QWindow):
             e = node.epilogue
-            if part == type(e.function).__name__ or (part == "Residual" and e.residual is not None):
+            if part in (type(e.function).__name__, type(e.operand).__name__):
                 return number
     raise AssertionError(f"no node with a {part}")
 
@@ -65,10 +65,13 @@ EDITS = {
     "missing field": (lambda m, a: m.pop("input"), "the manifest must be an object of"),
     "unknown field": (lambda m, a: m.update(extra=1), "the manifest must be an object of"),
     "wrong type": (lambda m, a: m.update(name=3), "name must be a text"),
-    "bool for int": (lambda m, a: m["output_shape"].__setitem__(0, True), "output_shape.0 must be a whole number"),
+    "bool for int": (
+        lambda m, a: m["outputs"][0]["shape"].__setitem__(0, True),
+        "outputs.0.shape.0 must be a whole number",
+    ),
     "unknown node": (
         lambda m, a: m["nodes"][0].update(type="magic"),
-        "nodes.0 must be an object of type QFold or QConv or QWindow or QConcat",
+        "nodes.0 must be an object of type QFold or QConv or QWindow or QConcat or QMosaic",
     ),
     "a list for a type": (lambda m, a: m["nodes"][0].update(type=[]), "nodes.0 must be an object of type"),
     "another record": (lambda m, a: m["nodes"][0].update(type="Window"), "nodes.0 must be an object of type"),
@@ -78,18 +81,21 @@ EDITS = {
     ),
     "unknown function": (
         lambda m, a: epilogue(m, "Clamp")["function"].update(type="Table"),
-        "epilogue.function must be an object of type Clamp or Leaky",
+        "epilogue.function must be an object of type Clamp or Leaky or Lookup",
     ),
     "leaky without a multiplier": (
         lambda m, a: epilogue(m, "Clamp")["function"].update(type="Leaky"),
         "epilogue.function must be an object of type, low, high, mult",
     ),
-    "leaky multiplier": (lambda m, a: a[f"nodes.{with_a('Leaky')}.epilogue.function.mult"].fill(-1), "leaky mult outs"),
-    "residual multiplier": (
-        lambda m, a: a[f"nodes.{with_a('Residual')}.epilogue.residual.mult"].fill(-1),
-        "the residual's mult outside",
+    "leaky multiplier": (
+        lambda m, a: a[f"nodes.{with_a('Leaky')}.epilogue.function.mult"].fill(1 << 15),
+        "leaky mult beyond",
     ),
-    "residual of nothing": (lambda m, a: epilogue(m, "Residual")["residual"].update(tensor="nope"), "reads 'nope'"),
+    "residual multiplier": (
+        lambda m, a: a[f"nodes.{with_a('Residual')}.epilogue.operand.mult"].fill(1 << 15),
+        "the residual's mult beyond",
+    ),
+    "residual of nothing": (lambda m, a: epilogue(m, "Residual")["operand"].update(tensor="nope"), "reads 'nope'"),
     "no function": (
         lambda m, a: epilogue(m, "Clamp").update(function=None),
         "epilogue.function must be an object of type",
@@ -99,15 +105,18 @@ EDITS = {
     "array gone": (lambda m, a: a.pop("table"), "table must be an array of the file"),
     "array too much": (lambda m, a: a.update(more=np.zeros(1)), "arrays that nothing names: more"),
     "table shape": (lambda m, a: a.update(table=a["table"][:, :255]), "shape of the pixel table"),
-    "no output": (lambda m, a: m.update(output="nope"), "the output is not made"),
-    "scale": (lambda m, a: m["tensors"][m["output"]].update(scale=-1.0), "scale -1"),
-    "size": (lambda m, a: m["tensors"][m["output"]].update(height=0), "size 0x"),
+    "no output": (
+        lambda m, a: m["outputs"][0].update(tensor="nope"),
+        f"output {GRAPH.outputs[0].name}: it is not made",
+    ),
+    "scale": (lambda m, a: m["tensors"][m["outputs"][0]["tensor"]].update(scale=-1.0), "scale -1"),
+    "size": (lambda m, a: m["tensors"][m["outputs"][0]["tensor"]].update(height=0), "size 0x"),
     "order": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["order"].__setitem__(0, 77), "the order is no perm"),
     "position": (lambda m, a: m["nodes"][conv_at(m)]["lowering"]["act_shift"].__setitem__(0, 9), "activation posit"),
     "kernel": (lambda m, a: m["nodes"][conv_at(m)]["window"].update(kernel=[7, 9]), "weights int8"),
     "stride": (lambda m, a: m["nodes"][conv_at(m)]["window"].update(stride=[0, 1]), "window"),
     "shift": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.shift"].fill(48), "shift outside 1..47"),
-    "mult": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.mult"].fill(-1), "mult outside"),
+    "mult": (lambda m, a: a[f"nodes.{conv_at(m)}.epilogue.mult"].fill(-(1 << 15)), "mult beyond"),
     "clamp": (lambda m, a: m["nodes"][conv_at(m)]["epilogue"]["function"].update(low=5), "clamp 5.."),
     "overflow": (lambda m, a: a[f"nodes.{conv_at(m)}.lowering.bias_rows"].fill((1 << 31) - 1), "a sum may reach"),
     "std": (lambda m, a: m["preprocess"].update(std=[0.0] * len(m["preprocess"]["std"])), "preprocessing numbers"),
@@ -177,10 +186,10 @@ def test_rules_hold_for_what_the_compiler_makes():
 def test_a_residual_and_a_leaky_function_are_not_for_one_node():
     number = with_a("Residual")
     node = GRAPH.nodes[number]
-    low, high, mult = node.epilogue.function.low, node.epilogue.function.high, node.epilogue.mult
-    both = replace(node, epilogue=replace(node.epilogue, function=Leaky(low, high, mult)))
+    leaky = Leaky(*GRAPH.tensors[node.out].limits, node.epilogue.mult)
+    both = replace(node, epilogue=replace(node.epilogue, function=leaky))
     nodes = (*GRAPH.nodes[:number], both, *GRAPH.nodes[number + 1 :])
-    with pytest.raises(ContainerError, match="a residual with a leaky function"):
+    with pytest.raises(ContainerError, match="a second operand with a leaky function"):
         verify_quantized(replace(GRAPH, nodes=nodes), "x")
 
 
@@ -190,12 +199,12 @@ def test_every_member_of_the_unions_makes_the_round_trip():
     def parts(graph):
         found = Counter(type(n) for n in graph.nodes)
         computed = [n.epilogue for n in graph.nodes if isinstance(n, QConv | QWindow)]
-        return found + Counter(type(part) for e in computed for part in (e.function, e.residual))
+        return found + Counter(type(part) for e in computed for part in (e.function, e.operand))
 
     graphs = [random_qgraph(np.random.default_rng(seed)) for seed in range(12)]
     seen = [parts(g) for g in graphs]
     assert seen == [parts(npuq.from_bytes(npuq.to_bytes(g), "x")) for g in graphs]
-    assert set(sum(seen, Counter())) == {*get_args(QNode), *get_args(Function), Residual, type(None)}
+    assert set(sum(seen, Counter())) == {*get_args(QNode), *get_args(Function), Residual, Factor, type(None)}
 
 
 def test_a_file_of_the_version_before_is_refused():

@@ -159,10 +159,10 @@ def test_scores_of_a_layer_sum_to_what_it_costs_the_output(wide_graph):
     units = found.with_sensitivity(found.units())
     graph = lower_graph(found)
     groups = [graph.tensors[n.src].groups for n in graph.lowerable]
-    nothing = golden.run(graph, found.image_bytes, [0] * len(groups))[graph.output].astype(np.float64)
+    nothing = golden.run(graph, found.image_bytes, [0] * len(groups))[graph.output_tensors[0]].astype(np.float64)
     for number, node in enumerate(graph.lowerable):
         alone = [g if i == number else 0 for i, g in enumerate(groups)]
-        moved = golden.run(graph, found.image_bytes, alone)[graph.output]
+        moved = golden.run(graph, found.image_bytes, alone)[graph.output_tensors[0]]
         mine = units.score[units.layer == number]
         assert mine.sum() == pytest.approx(((moved - nothing) ** 2).mean()), node.name
         assert np.allclose(

@@ -13,6 +13,7 @@ from npu_compiler.backend.memory import Pitch, words_per_pixel
 from npu_compiler.backend.strips import Cut, Job, Passing, even_cuts, moved_bytes, strips_of
 from npu_compiler.backend.tiles import tiling_of
 from npu_compiler.backend.transfers import Operand
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.ir import Clamp, Epilogue, Preprocess, QFold, QTensor, QuantizedGraph, QWindow, Window
 from npu_isa.check.program import check_binary
 from npu_isa.errors import CompileError
@@ -48,7 +49,7 @@ def pooled(height, width, channels, window, out, kind="sum"):
     pre = Preprocess(1.0, (0.0,) * channels, (1.0,) * channels, (), ())
     table = np.zeros((channels, 256), np.uint8)
     named = {t.name: t for t in tensors}
-    return QuantizedGraph("net", nodes, named, "image", "pooled", pre, table, (channels, *out))
+    return QuantizedGraph("net", nodes, named, "image", (Output("pooled", "pooled", (channels, *out)),), pre, table)
 
 
 def job(node, graph, machine, passing=()):

@@ -105,7 +105,7 @@ def test_program_by_hand_computes_what_it_says():
     machine = NaiveMachine(binary.machine, binary.constants.tobytes(), binary.dram_bytes)
     machine.dram[binary.input.address : binary.input.address + 64] = image.astype(np.int8).tobytes()
     machine.run(ops, ())
-    out = np.frombuffer(machine.dram, np.int8)[binary.output.address :].reshape(4, 16).tolist()
+    out = np.frombuffer(machine.dram, np.int8)[binary.outputs[0].address :].reshape(4, 16).tolist()
     clamp = [min(max(v, -128), 127) for v in range(-512, 512)]
     assert out == [[int(p[0] + p[1]), clamp[512 + 3 * int(p[2]) - 4], *[0] * 14] for p in image]
 
@@ -115,7 +115,7 @@ def test_defaults_of_what_a_person_leaves_out():
     binary = assemble(text, "folder/tiny.s")
     assert binary.model == "tiny"
     assert binary.machine == load_machine("npu32")
-    info, out = binary.input, binary.output
+    info, out = binary.input, binary.outputs[0]
     assert (info.address, info.bytes, out.address, out.bytes, binary.dram_bytes) == (2048, 30, 2078, 64, 2142)
     assert (info.name, info.signed, info.scale, info.pixel_scale) == ("input", True, 1.0, 1.0)
     assert (info.mean, info.std, info.resize, info.crop) == ((0.0,) * 5, (1.0,) * 5, (), ())
@@ -131,7 +131,7 @@ def test_defaults_of_what_a_person_leaves_out():
     ]
     assert binary.constants.tolist() == [0] * 16
     single = assemble(text.replace("height=1 width=2", "height=1 width=1 channel_map=[0, 1" + ", -1" * 30 + "]"), "")
-    assert single.output.shape == (2,)
+    assert single.outputs[0].shape == (2,)
 
 
 def test_layers_tiles_and_dial_by_hand():
@@ -212,8 +212,8 @@ def test_megabytes_of_constants():
     held = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8)
     binary = assemble(TEXT, "")
     by = data_address(held.size, len(binary.code)) - binary.input.address
-    moved = [replace(p, address=p.address + by) for p in (binary.input, binary.output)]
-    binary = replace(binary, constants=held, dram_bytes=binary.dram_bytes + by, input=moved[0], output=moved[1])
+    moved = [replace(p, address=p.address + by) for p in (binary.input, binary.outputs[0])]
+    binary = replace(binary, constants=held, dram_bytes=binary.dram_bytes + by, input=moved[0], outputs=(moved[1],))
     round_trip(binary)
 
 

@@ -10,6 +10,7 @@ from npu_isa.machine.blocks import (
     ParamBlock,
     WeightBlock,
     pack_params,
+    pack_table,
     pack_weights,
     param_block_rows,
     unpack_params,
@@ -38,6 +39,24 @@ def test_a_parameter_block_by_hand():
     assert len(rows) == param_block_rows(5)
 
 
+def test_negative_multipliers_by_hand():
+    """Two's complement of 16 bits; the shift beside the first is not touched."""
+    lane = [np.array([v]) for v in (0, -1, 7, -32767)]
+    rows = pack_params(ParamBlock(*lane, np.zeros((0, 1), np.int8)))
+    assert [hex(v) for v in rows[:, 0].tolist()] == ["0x0", "0x7ffff", "0x8001"]
+    got = unpack_params(rows, 0)
+    assert (got.mult.tolist(), got.shift.tolist(), got.mult2.tolist()) == ([-1], [7], [-32767])
+
+
+@pytest.mark.parametrize(("cols", "row_bytes", "rows"), [(2, 8, 32), (16, 64, 4), (48, 192, 2), (128, 512, 1)])
+def test_a_table_by_hand(cols, row_bytes, rows):
+    """The bytes in their order from the row's beginning on; the last row is filled up."""
+    machine = replace(load_machine("npu16"), array_cols=cols)
+    table = np.arange(256, dtype=np.uint8)[::-1]
+    data = pack_table(table, machine).tolist()
+    assert data == table.tolist() + [0] * (row_bytes * rows - 256)
+
+
 @pytest.mark.parametrize("cols", [2, 8, 16, 48])
 @given(seed=st.integers(0, 1 << 30), places=st.integers(1, 4), taps=st.integers(1, 5))
 def test_blocks_there_and_back(cols, seed, places, taps):
@@ -47,7 +66,7 @@ def test_blocks_there_and_back(cols, seed, places, taps):
     block = WeightBlock(rng.integers(0, 5, (places, cols)).astype(np.uint8), weights)
     for got, want in zip(unpack_weights(pack_weights(block, machine), machine, places, taps), block, strict=True):
         assert np.array_equal(got, want)
-    limits = ((-(1 << 31), 1 << 31), (0, 32768), (1, 48), (0, 32768))
+    limits = ((-(1 << 31), 1 << 31), (-32767, 32768), (1, 48), (-32767, 32768))
     params = ParamBlock(*(rng.integers(*span, cols) for span in limits), rng.integers(-128, 128, (taps, cols)))
     for got, want in zip(unpack_params(pack_params(params), taps), params, strict=True):
         assert np.array_equal(got, want)

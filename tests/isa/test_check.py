@@ -45,7 +45,7 @@ ARGUMENTS = {
     "constants_bytes": CONSTANTS_BYTES,
     "dram_bytes": DRAM_BYTES,
     "input_range": (INPUT, OUTPUT),
-    "output_range": (OUTPUT, DRAM_BYTES),
+    "output_ranges": ((OUTPUT, DRAM_BYTES),),
     "registers": 1,
     "legal": {0: (0, 1, 2)},
 }
@@ -60,7 +60,7 @@ def program() -> list[Instruction]:
     """A 1x1 conv of a 2 x 2 image of 2 groups, without tokens."""
     vgeom = {"source": 0, **ONES, "pad_top": 0, "pad_left": 0, "in_h": 2, "in_w": 2, "row_pitch": 4, "pixel_pitch": 2}
     vgeom |= {"out_row_pitch": 2, "out_pixel_pitch": 1, "res_row_pitch": 0, "res_pixel_pitch": 0}
-    vgeom |= {"src_unsigned": 0, "residual": 0, "res_unsigned": 0, "leaky": 0, "wide": 0}
+    vgeom |= {"src_unsigned": 0, "residual": 0, "res_unsigned": 0, "leaky": 0, "wide": 0, "product": 0, "table": 0}
     tile = {"out_y": 0, "out_x": 0, "tile_h": 2, "tile_w": 2, "acc_half": 0}
     geom = {"register": 0, **ONES, "pad_top": 0, "pad_left": 0, "in_h": 2, "in_w": 2, "row_pitch": 4, "pixel_pitch": 2}
     table = {"indexed": 1, "register": 0, "table_pitch": 64, "table_entries": 3}
@@ -126,6 +126,14 @@ OPERAND_FAULTS = [
     (VEC, {"out_byte": 4}, "out_byte = 4: must be 0 on an array of 16 columns"),
     (VGEOM, {"residual": 1, "leaky": 1}, "residual and leaky share the second multiplier"),
     (VGEOM, {"kernel_w": 2}, "window 1 x 2: accumulators have 1 x 1"),
+    (VGEOM, {"product": 1, "source": 3}, "product without residual"),
+    (VGEOM, {"product": 1, "source": 3, "leaky": 1, "residual": 1}, "product and leaky exclude each other"),
+    (VGEOM, {"product": 1, "residual": 1}, "product of source acc: its first operand is a window sum"),
+    (VGEOM, {"product": 1, "residual": 1, "source": 1}, "product of source mac: its first operand is a window sum"),
+    (VGEOM, {"product": 1, "residual": 1, "source": 2}, "product of source max: its first operand is a window sum"),
+    (VGEOM, {"product": 1, "residual": 1, "source": 3, "kernel_h": 2}, "product of a window 2 x 1: its first operand"),
+    (VGEOM, {"table": 1}, "looks up a table that nothing has loaded"),
+    (VGEOM, {"table": 1, "wide": 1}, "table and wide exclude each other: what is looked up is a byte"),
     (VGEOM, {"clamp_low": 5, "clamp_high": 4}, "clamp 5..4 is empty"),
     (VGEOM, {"clamp_low": -1, "clamp_high": 128}, "clamp -1..128: a byte holds -128..127 or 0..255"),
     (VGEOM, WINDOW | {"source": 2, "pad_top": 3}, "the window of output row 0 lies outside the image"),
@@ -211,7 +219,8 @@ def test_a_program_may_be_longer_than_the_fetch_buffer():
         check(code)
     machine = replace(MACHINE, dram_bytes=1 << 16)
     longer = [change_address(i, 6 * 1024) for i in code]
-    moved = {k: tuple(a + 6 * 1024 for a in ARGUMENTS[k]) for k in ("input_range", "output_range")}
+    moved = {"input_range": tuple(a + 6 * 1024 for a in ARGUMENTS["input_range"])}
+    moved |= {"output_ranges": (tuple(a + 6 * 1024 for a in ARGUMENTS["output_ranges"][0]),)}
     check(longer, machine, **moved, dram_bytes=DRAM_BYTES + 6 * 1024)
 
 
@@ -249,7 +258,7 @@ def test_a_layer_without_dial_names_register_255():
         ([Instruction("halt", {}), *program()], {}, "halt before the end"),
         (program(), {"dram_bytes": 5000}, "5000 bytes of DRAM used, the machine has 4096"),
         (program(), {"input_range": (INPUT - 1, OUTPUT)}, "must lie between the program, which ends at 2048, and the"),
-        (program(), {"output_range": (OUTPUT - 1, DRAM_BYTES)}, "overlaps the input"),
+        (program(), {"output_ranges": ((OUTPUT - 1, DRAM_BYTES),)}, "overlaps the input"),
         (program(), {"registers": 256}, "256 boundary registers used, 255 exist"),
         (program(), {"legal": {1: (0,)}}, "not one of the 1 registers"),
     ],
@@ -432,7 +441,9 @@ def test_constants_that_the_arithmetic_does_not_allow():
         check(code, constants=constants(shift=shift))
     for shift in (0, 48):
         assert f"a shift of {shift}, 1..47" in refusal(code, constants=constants(shift=shift)).message
-    assert "a multiplier of 32768" in refusal(code, constants=constants(multiplier=32768)).message
+    check(code, constants=constants(multiplier=0x8001))
+    said = refusal(code, constants=constants(multiplier=0x8000)).message
+    assert said == "its parameter block has a multiplier of -32768, -32767..32767 is possible"
     error = refusal(code, constants=constants(position=5))
     assert error.where == "instruction 6 (conv)"
     assert "s_wgt of 5" in error.message
@@ -443,6 +454,52 @@ def test_multipliers_may_not_depend_on_a_boundary():
     check(code)  # overwritten by the load after it
     code = with_tokens(change(program(), SCALES, indexed=1, table_entries=3), MACHINE)
     assert "its multipliers come from an indexed load" in refusal(code).message
+
+
+# -- the table of the vector engine
+
+TABLE = Instruction("table", {"param_addr": 3})
+ZEROS = Instruction("load", LOAD | {"memory": 2, "dram_addr": WEIGHTS, "run": 256, "addr": 3})
+
+
+def looking_up(*before_vgeom: Instruction, before_store: tuple[Instruction, ...] = (), **operands: int):
+    """The program whose vec looks its bytes up, with more instructions before its vgeom, its store and their tokens."""
+    code = change(program(), VGEOM, table=1, **operands)
+    return with_tokens([*code[:VGEOM], *before_vgeom, *code[VGEOM:STORE], *before_store, *code[STORE:]], MACHINE)
+
+
+def test_a_table_is_loaded_before_it_is_used():
+    check(looking_up(ZEROS, TABLE))
+    check(looking_up(ZEROS, TABLE, TABLE))
+    error = refusal(looking_up(before_store=(ZEROS, TABLE)))
+    assert (error.where, error.hint) == ("instruction 8 (vec)", "put a table instruction before it")
+    assert error.message == "looks up a table that nothing has loaded"
+
+
+def test_rows_of_a_table_are_in_the_memory_written_static_and_waited_for():
+    assert "reads parameter row at 3, which nothing has written" in refusal(looking_up(TABLE)).message
+    beyond = replace(TABLE, operands={"param_addr": 5})
+    error = refusal(looking_up(ZEROS, beyond))
+    assert (error.where, error.message) == ("instruction 8 (table)", "reads parameter rows 5..8: the memory has 8")
+    chosen = {"indexed": 1, "register": 0, "table_pitch": 64, "table_entries": 3}
+    dialled = replace(ZEROS, operands={**ZEROS.operands, **chosen})
+    assert "its table comes from an indexed load" in refusal(looking_up(dialled, TABLE)).message
+    late = [replace(i, pop=0) if i.name == "table" else i for i in looking_up(ZEROS, TABLE)]
+    late = [replace(i, push=i.push & ~(1 << Engine.VECTOR)) if i.operands == ZEROS.operands else i for i in late]
+    error = refusal(late)
+    assert error.message.startswith("race: reads parameter rows 3..6 while instruction 7 (load) may still write 3..6")
+
+
+def test_the_second_multiplier_of_a_product_is_not_looked_at():
+    """Nothing multiplies by it."""
+    sides = {"source": 3, "residual": 1, "kernel_h": 1, "in_h": 2, "row_pitch": 4, "pixel_pitch": 2}
+    data = constants()
+    data[:WEIGHTS].view("<u4").reshape(-1, 16)[4] = 0x8000
+    place = {"src_base": 0, "res_base": 0}
+    code = change(change(program(), VGEOM, **sides, product=1, res_row_pitch=4, res_pixel_pitch=2), VEC, **place)
+    check(with_tokens(code, MACHINE), constants=data)
+    code = change(code, VGEOM, product=0)
+    assert "a multiplier of -32768" in refusal(with_tokens(code, MACHINE), constants=data).message
 
 
 # -- binaries
@@ -465,7 +522,7 @@ def binary(code) -> Binary:
         input=InputInfo(
             **image, pixel_scale=1.0, mean=(0.0,), std=(1.0,), resize=(), crop=(), table=np.zeros((32, 256), np.uint8)
         ),
-        output=OutputInfo(**result, scale=1.0, channel_map=tuple(range(16)), shape=(16, 2, 2)),
+        outputs=(OutputInfo(**result, scale=1.0, channel_map=tuple(range(16)), shape=(16, 2, 2)),),
         layers=(layer,),
         dial=(),
         dial_macs=1,

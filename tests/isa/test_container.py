@@ -68,7 +68,7 @@ def test_every_flipped_bit_is_refused():
 
 def test_another_kind_of_file_and_another_version():
     assert refused(b"PK\3\4" + DATA) == "not a npubin file"
-    assert refused(MAGIC + (1).to_bytes(4, "little") + DATA[12:]) == "file version 1, this tool reads version 2"
+    assert refused(MAGIC + (1).to_bytes(4, "little") + DATA[12:]) == "file version 1, this tool reads version 3"
 
 
 def test_payload_that_cannot_be_read():
@@ -133,22 +133,38 @@ FIELDS = [
     ("input.std", [1, None], "input.std = [1, None]"),
     ("input.resize", [1, 2, 3], "input.resize = [1, 2, 3]: must be 0..2 whole numbers in 1..65536"),
     ("input.crop", [0], "input.crop = [0]"),
-    ("output", None, "output is not an object"),
-    ("output.name", "\x00", "output.name"),
-    ("output.address", 0, f"the output lies before {BASE:#x}, in the constants or the program"),
-    ("output.address", BINARY.dram_bytes, "the output ends beyond dram_bytes"),
-    ("output.address", BINARY.input.address, "input and output overlap"),
-    ("output.height", 0, "output.height = 0"),
-    ("output.width", 1.0, "output.width = 1.0"),
-    ("output.channels", 24, "output.channels = 24: must be whole groups of 16"),
-    ("output.bits", 32, "output.bits = 32: must be 8 or 16"),
-    ("output.signed", None, "output.signed = None"),
-    ("output.scale", -1.0, "output.scale = -1.0"),
-    ("output.channel_map", [0], "output.channel_map = [0]: must be"),
-    ("output.channel_map", [0] * BINARY.output.channels, "output.channel_map does not name each channel once"),
-    ("output.channel_map", [-1] * BINARY.output.channels, "output.channel_map does not name each channel once"),
-    ("output.shape", [1 << 32] * 8, "output.shape has"),
-    ("output.shape", [], "output.shape = []: must be 1..8 whole numbers"),
+    ("outputs.0", None, "outputs[0] is not an object"),
+    ("outputs", [], "no outputs"),
+    ("host", 1, "host = 1: must be null or an object"),
+    ("host", {}, "no model for the host"),
+    ("outputs", {}, "outputs = {}: must be a list"),
+    ("outputs.0.name", "\x00", "outputs[0].name"),
+    (
+        "outputs.0.address",
+        0,
+        f"output {BINARY.outputs[0].name} lies before {BASE:#x}, in the constants or the program",
+    ),
+    ("outputs.0.address", BINARY.dram_bytes, f"output {BINARY.outputs[0].name} ends beyond dram_bytes"),
+    ("outputs.0.address", BINARY.input.address, f"the input and output {BINARY.outputs[0].name} overlap"),
+    ("outputs.0.height", 0, "outputs[0].height = 0"),
+    ("outputs.0.width", 1.0, "outputs[0].width = 1.0"),
+    ("outputs.0.channels", 24, "outputs[0].channels = 24: must be whole groups of 16"),
+    ("outputs.0.bits", 32, "outputs[0].bits = 32: must be 8 or 16"),
+    ("outputs.0.signed", None, "outputs[0].signed = None"),
+    ("outputs.0.scale", -1.0, "outputs[0].scale = -1.0"),
+    ("outputs.0.channel_map", [0], "outputs[0].channel_map = [0]: must be"),
+    (
+        "outputs.0.channel_map",
+        [0] * BINARY.outputs[0].channels,
+        "outputs[0].channel_map does not name each channel once",
+    ),
+    (
+        "outputs.0.channel_map",
+        [-1] * BINARY.outputs[0].channels,
+        "outputs[0].channel_map does not name each channel once",
+    ),
+    ("outputs.0.shape", [1 << 32] * 8, "outputs[0].shape has"),
+    ("outputs.0.shape", [], "outputs[0].shape = []: must be 1..8 whole numbers"),
     ("layers.0.name", None, "layers[0].name = None"),
     ("layers.0.onnx_nodes", [None], "layers[0].onnx_nodes = [None]"),
     ("layers.0.kind", "fold", "layers[0].kind = 'fold': must be conv or window"),
@@ -233,6 +249,8 @@ WRONG_ARRAYS = [
     ("constants", BINARY.constants.reshape(1, -1), "constants has shape (1,"),
     ("table", BINARY.input.table[:, :255], "table has shape"),
     ("table", BINARY.input.table.astype(np.int16), "table holds int16, must be uint8"),
+    ("onnx", np.zeros(1, np.uint8), "a model for the host, and no host"),
+    ("onnx", np.zeros(1, np.int8), "onnx holds int8, must be uint8"),
     ("dial", np.zeros((1, 2), np.int64), "dial has shape (1, 2), must be (steps, 3)"),
     ("dial", np.array([[9, 1, 0]]), "dial step 0: boundary 1 of register 9 is not its next legal one"),
     ("dial", np.array([[0, 200, 0]]), "dial step 0: boundary 200 of register 0 is not its next legal one"),

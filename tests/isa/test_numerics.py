@@ -13,6 +13,7 @@ from npu_isa.machine.numerics import (
     MAX_SHIFT,
     MAX_SHIFT_LOWER,
     dynamic_shift,
+    look_up,
     lower,
     requantize,
     round_shift,
@@ -48,8 +49,10 @@ def test_lower_of_every_byte(shift, unsigned):
     assert max(expected) <= values.max()  # the code stands for an 8-bit value again
 
 
-def scaled(acc, bias, mult, shift, low, high, residual=0, mult2=0, leaky=False):
+def scaled(acc, bias, mult, shift, low, high, residual=0, mult2=0, leaky=False, product=False):
     """The rule of the microarchitecture page, one element, in exact integers."""
+    if product:
+        acc, residual = acc * residual, 0
     total = acc + bias
     product_ = total * (mult2 if leaky and total < 0 else mult) + (0 if leaky else residual * mult2)
     return min(max(nearest(product_, shift), low), high)
@@ -57,13 +60,14 @@ def scaled(acc, bias, mult, shift, low, high, residual=0, mult2=0, leaky=False):
 
 @pytest.mark.parametrize("shift", range(1, MAX_SHIFT + 1))
 def test_requantize_of_every_byte(shift):
-    for mult in (0, 1, 3, 0x5555, MAX_MULTIPLIER):
+    for mult in (0, 1, 3, 0x5555, MAX_MULTIPLIER, -1, -0x5555, -MAX_MULTIPLIER):
         got = requantize(BYTES, np.int64(0), np.int64(mult), np.int64(shift), -128, 127)
         assert got.tolist() == [scaled(q, 0, mult, shift, -128, 127) for q in BYTES.tolist()]
 
 
 def test_requantize_at_the_extremes():
-    corners = product(INT32, INT32, (0, 1, MAX_MULTIPLIER), (1, 16, MAX_SHIFT), (-128, 255), (0, MAX_MULTIPLIER))
+    multipliers = (0, 1, MAX_MULTIPLIER, -MAX_MULTIPLIER)
+    corners = product(INT32, INT32, multipliers, (1, 16, MAX_SHIFT), (-128, 255), multipliers[::2] + multipliers[3:])
     for acc, bias, mult, shift, residual, mult2 in corners:
         arguments = [np.array([v]) for v in (acc, bias, mult, shift)]
         limits = (-(1 << 15), (1 << 15) - 1)
@@ -78,22 +82,45 @@ def test_requantize_at_the_extremes():
 @given(
     st.integers(*INT32),
     st.integers(*INT32),
-    st.integers(0, MAX_MULTIPLIER),
+    st.integers(-MAX_MULTIPLIER, MAX_MULTIPLIER),
     st.integers(1, MAX_SHIFT),
     st.integers(-128, 255),
-    st.integers(0, MAX_MULTIPLIER),
+    st.integers(-MAX_MULTIPLIER, MAX_MULTIPLIER),
     st.sampled_from([(-128, 127), (0, 255), (-(1 << 15), (1 << 15) - 1), (3, 3)]),
-    st.sampled_from(["plain", "residual", "leaky"]),
+    st.sampled_from(["plain", "residual", "leaky", "product"]),
 )
 def test_requantize_of_anything(acc, bias, mult, shift, residual, mult2, limits, kind):
+    acc = max(min(acc, 255), -128) if kind == "product" else acc
     arguments = [np.array([v]) for v in (acc, bias, mult, shift)]
     more = {
         "plain": {},
         "residual": {"residual": np.array([residual]), "mult2": np.array([mult2])},
         "leaky": {"mult2": np.array([mult2]), "leaky": True},
+        "product": {"residual": np.array([residual]), "product": True},
     }[kind]
-    plain = {name: value if name == "leaky" else int(value[0]) for name, value in more.items()}
+    plain = {name: value if value is True else int(value[0]) for name, value in more.items()}
     assert requantize(*arguments, *limits, **more).tolist() == [scaled(acc, bias, mult, shift, *limits, **plain)]
+
+
+@pytest.mark.parametrize("signs", list(product((False, True), (False, True))))
+def test_product_of_every_two_bytes(signs):
+    """One rounding: of the whole product, its bias and its scale, which may be negative."""
+    a, b = (np.arange(256) if unsigned else np.arange(-128, 128) for unsigned in signs)
+    acc, residual = np.meshgrid(a, b)
+    for bias, mult, shift in ((0, 1, 1), (77, -129, 13), (-1000, MAX_MULTIPLIER, 22)):
+        scale = (np.int64(v) for v in (bias, mult, shift))
+        got = requantize(acc, *scale, -128, 127, residual, product=True)
+        pairs = zip(acc.ravel().tolist(), residual.ravel().tolist(), strict=True)
+        want = [min(max((2 * (x * y + bias) * mult + (1 << shift)) >> shift + 1, -128), 127) for x, y in pairs]
+        assert got.ravel().tolist() == want
+
+
+def test_look_up_of_every_byte():
+    """The bits of the byte are the place: -1 and 255 are one place, -128 and 128 another."""
+    table = np.random.default_rng(0).permutation(256).astype(np.uint8)
+    raw = [int(table[v % 256]) for v in BYTES.tolist()]
+    assert look_up(BYTES, table, unsigned=True).tolist() == raw
+    assert look_up(BYTES, table, unsigned=False).tolist() == [v - 256 * (v > 127) for v in raw]
 
 
 def test_requantize_has_its_channels_on_the_last_axis():

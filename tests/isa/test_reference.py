@@ -27,7 +27,7 @@ def test_page_names_everything():
             o.name for o in spec.operands
         ]
     arrays, manifest = to_parts(small_binary(0))
-    parts = [*manifest["machine"], *manifest["input"], *manifest["output"], *manifest["layers"][0]]
+    parts = [*manifest["machine"], *manifest["input"], *manifest["outputs"][0], *manifest["layers"][0]]
     for name in (*TIMING, *arrays, *manifest, *parts):
         assert f"| `{name}` |" in text
     for name in DIRECTIVES:

@@ -16,7 +16,7 @@ from npu_isa.machine.config import SEGMENT_ROWS, WORD_BYTES
 def broken() -> dict:
     """A table with one fault of every kind."""
     raw = copy.deepcopy(RAW)
-    halt, geom, groups, conv, vgeom, vec, load, fold, store = raw["instruction"]
+    halt, geom, groups, conv, vgeom, vec, _, load, fold, store = raw["instruction"]
     halt["comment"] = "x"
     geom["operands"][0]["bits"] = [15, 8]  # in the header
     geom["operands"][1]["wide"] = 1
@@ -59,7 +59,7 @@ def test_table_itself_is_consistent():
 
 
 @pytest.mark.parametrize(
-    "kind", [ops.Geom, ops.VGeom, ops.Conv, ops.Vec, ops.Load, ops.Fold, ops.Store], ids=lambda k: k.__name__
+    "kind", [ops.Geom, ops.VGeom, ops.Conv, ops.Vec, ops.Table, ops.Load, ops.Fold, ops.Store], ids=lambda k: k.__name__
 )
 def test_operations_have_the_operands_of_the_table(kind):
     state = {"index", "pop", "push", "geom", "groups", "shifts"}

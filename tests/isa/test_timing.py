@@ -124,12 +124,18 @@ def test_latency_of_the_array(rows, cols, latency):
     assert timing.array_latency(machine(rows, cols, dynamic_extraction=True)) == latency + 1
 
 
+@pytest.mark.parametrize(("cols", "rows"), [(2, 32), (4, 16), (16, 4), (32, 2), (48, 2), (64, 1), (128, 1)])
+def test_rows_of_a_table(cols, rows):
+    """256 bytes in rows of 4 bytes a column."""
+    assert timing.table_issue_cycles(machine(8, cols)) == rows
+
+
 def vec(source: Source, kernel: int = 1, *, lanes: int = 16, **changes: int) -> Vec:
     """A vec of 5 x 3 pixels."""
     geom = {"kernel_h": kernel, "kernel_w": kernel, "stride_y": 1, "stride_x": 1, "dilation_y": 1, "dilation_x": 1}
     geom |= {"pad_top": 0, "pad_left": 0, "in_h": 9, "in_w": 9, "row_pitch": 64, "pixel_pitch": 2, "out_row_pitch": 64}
     geom |= {"out_pixel_pitch": 2, "res_row_pitch": 64, "res_pixel_pitch": 2, "src_unsigned": 0, "residual": 0}
-    geom |= {"res_unsigned": 0, "leaky": 0, "wide": 0, "clamp_low": 0, "clamp_high": 255}
+    geom |= {"res_unsigned": 0, "leaky": 0, "wide": 0, "clamp_low": 0, "clamp_high": 255, "product": 0, "table": 0}
     tile = {"src_base": 0, "src_row0": 0, "acc_half": 0, "out_y": 0, "out_x": 0, "tile_h": 5, "tile_w": 3}
     tile |= {"out_base": 0, "out_byte": 0, "res_base": 0, "param_addr": 0, "lanes": lanes, "fence": 0}
     return Vec(index=0, pop=0, push=0, geom=VGeom(source=source, **(geom | changes)), **tile)
@@ -146,6 +152,9 @@ def vec(source: Source, kernel: int = 1, *, lanes: int = 16, **changes: int) -> 
         (vec(Source.MAX, 3), 3 + 15 * 3),
         (vec(Source.SUM, 3, residual=1), 3 + 15 * 4),
         (vec(Source.SUM, 3, residual=1, wide=1), 3 + 15 * 5),
+        # a product has the slots of a residual sum; a lookup takes none
+        (vec(Source.SUM, residual=1, product=1), 3 + 15 * 2),
+        (vec(Source.SUM, residual=1, product=1, table=1), 3 + 15 * 2),
         # 9 weight taps fill ceil(9 / 4) = 3 more parameter rows
         (vec(Source.MAC, 3), 3 + 3 + 15 * 3),
         # 5x5: five rows of ceil(5 / 3) = 2 steps

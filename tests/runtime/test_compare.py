@@ -46,6 +46,11 @@ def test_a_wrong_bias_is_found_where_it_acts(digits, images):
 def test_another_network_is_refused(digits, session, images):
     *nodes, last = digits.quantized.nodes
     tensors = {k: v for k, v in digits.quantized.tensors.items() if k != last.out}
-    other = replace(digits.quantized, nodes=tuple(nodes), tensors=tensors, output=nodes[-1].out)
+    other = replace(
+        digits.quantized,
+        nodes=tuple(nodes),
+        tensors=tensors,
+        outputs=(replace(digits.quantized.outputs[0], tensor=nodes[-1].out),),
+    )
     with pytest.raises(DataError, match="was not compiled from this network"):
         compare(other, session, images.images[:1])

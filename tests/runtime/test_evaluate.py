@@ -26,7 +26,7 @@ PROMISED = {
 
 
 def golden_scores(digits, session, images):
-    tensor = digits.quantized.tensors[digits.quantized.output]
+    tensor = digits.quantized.tensors[digits.quantized.output_tensors[0]]
     out = golden.run(digits.quantized, session.prepare(images), session.boundaries)[tensor.name][:, 0, 0]
     return out[:, [tensor.channel_map.index(c) for c in range(10)]]
 
@@ -105,9 +105,9 @@ def test_a_change_counts_the_images_whose_answer_changes(session, images, monkey
 
     def scores(self, pixels):
         lost = np.arange(len(pixels)) < (wrong if self.effective_percent else 0)
-        return np.eye(10, dtype=np.int32)[np.where(lost, (images.labels + 1) % 10, images.labels)]
+        return {"logits": np.eye(10, dtype=np.int32)[np.where(lost, (images.labels + 1) % 10, images.labels)]}
 
-    monkeypatch.setattr(type(session), "run_integers", scores)
+    monkeypatch.setattr(type(session), "run_all", scores)
     row = evaluate(session, images, [0, 100]).rows[1]
     assert row.top1_change_points == -2.5 * wrong
     assert row.top1_change_stderr_points == pytest.approx(100 * np.sqrt(0.09 / 40) if wrong else 0.0, abs=1e-3)

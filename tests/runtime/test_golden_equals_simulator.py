@@ -26,7 +26,7 @@ def in_strips(seed, times=1):
     try:
         return random_case(seed, partial(tiny_machine, times=times))
     except CompileError as error:
-        if times == 16 or not re.search("smallest strip.* of activation memory", error.message):
+        if times == 64 or not re.search("smallest strip.* of activation memory", error.message):
             raise
         return in_strips(seed, 2 * times)
 

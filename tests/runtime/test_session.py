@@ -66,7 +66,7 @@ def test_illegal_boundaries_are_refused(session):
 @pytest.mark.parametrize("ratio", [0, 37, 100])
 def test_outputs_are_those_of_the_golden_model(digits, session, images, ratio):
     session.set_ratio(ratio)
-    tensor = digits.quantized.tensors[digits.quantized.output]
+    tensor = digits.quantized.tensors[digits.quantized.output_tensors[0]]
     out = golden.run(digits.quantized, session.prepare(images.images), session.boundaries)[tensor.name]
     logical = [tensor.channel_map.index(c) for c in range(10)]
     assert np.array_equal(session.run_integers(images.images), out[:, 0, 0, logical])
@@ -99,8 +99,8 @@ def test_input_bytes_come_from_the_table(session):
 
 
 def test_wide_output_is_low_plane_then_high_plane(digits):
-    out = digits.binary.output
+    out = digits.binary.outputs[0]
     raw = np.zeros((1, out.bytes), np.uint8)
     at = out.channel_map.index(3)
     raw[0, at], raw[0, 16 + at] = 0xFE, 0xFF  # -2 in 16 bits
-    assert decode_output(digits.binary, raw)[0].tolist() == [0, 0, 0, -2, 0, 0, 0, 0, 0, 0]
+    assert decode_output(out, raw)[0].tolist() == [0, 0, 0, -2, 0, 0, 0, 0, 0, 0]

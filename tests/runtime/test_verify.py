@@ -20,7 +20,7 @@ WORK = Workload(
     np.zeros(0, np.uint8),
     64,
     0,
-    (0, 16),
+    ((0, 16),),
     ("", "conv1", ""),
 )
 
@@ -145,7 +145,7 @@ def test_a_network_that_the_binary_is_not_of_is_refused():
     for graph in graphs[1:]:
         with pytest.raises(DataError, match="was not compiled from this network"):
             verify(binary, [binary.boundaries_at(0)], ("fast", "golden"), graph=graph)
-    image, out = graphs[0].tensors[graphs[0].input], graphs[0].tensors[graphs[0].output]
+    image, out = graphs[0].tensors[graphs[0].input], graphs[0].tensors[graphs[0].output_tensors[0]]
     for tensor in (replace(image, height=image.height + 1), replace(out, bits=24 - out.bits)):
         with pytest.raises(DataError, match="was not compiled from this network"):
             check_network(replace(graphs[0], tensors=graphs[0].tensors | {tensor.name: tensor}), binary)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from npu_isa.isa.ops import Conv, Fold, Load, Memory, Source, Store, Vec
+from npu_isa.isa.ops import Conv, Fold, Load, Memory, Source, Store, Table, Vec
 from npu_sim.activity import ACTIVITY
 from npu_sim.fast.time.model import TimingModel
 from npu_sim.random_programs.machines import random_machine
@@ -40,13 +40,14 @@ def conv_counts(op: Conv, boundary: int, machine) -> dict[str, int]:
 
 
 def vec_counts(op: Vec) -> dict[str, int]:
-    found = dict.fromkeys(("act_reads", "act_writes", "acc_reads"), 0)
+    found = dict.fromkeys(("act_reads", "act_writes", "acc_reads", "table_reads"), 0)
     g = op.geom
     for _ in range(op.pixels):
         found["acc_reads"] += g.source == Source.ACC
         found["act_reads"] += op.words * (0 if g.source == Source.ACC else g.kernel_h * g.kernel_w)
         found["act_reads"] += op.words * g.residual
         found["act_writes"] += op.words * (2 if g.wide else 1)
+        found["table_reads"] += op.lanes if g.table else 0
     found["param_reads"] = 3 + (-(-g.kernel_h * g.kernel_w // 4) if g.source == Source.MAC else 0)
     return found
 
@@ -82,6 +83,8 @@ def test_activity_as_counted_out(seed):
                     assert 2 * want["macs8"] + want["macs4"] == 2 * pes * want["stream_cycles"]
                 case Vec():
                     want = vec_counts(op)
+                case Table():
+                    want = dict.fromkeys(("param_reads", "table_writes"), durations.table_cycles(p.machine))
                 case Load() | Fold() | Store():
                     want = transfer_counts(op, boundary, p.machine)
                 case _:

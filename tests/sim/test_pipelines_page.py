@@ -24,7 +24,7 @@ def test_blocks_of_the_page():
 
 def test_the_page_has_blocks_of_each_kind():
     kinds = [kind for kind, _, _ in BLOCK.findall(TEXT)]
-    assert {kind: kinds.count(kind) for kind in ("times", "rule", "wave")} == {"times": 4, "rule": 5, "wave": 6}
+    assert {kind: kinds.count(kind) for kind in ("times", "rule", "wave")} == {"times": 5, "rule": 6, "wave": 8}
     assert TEXT.count("```") == 2 * len(kinds)
 
 
@@ -58,11 +58,11 @@ def lonely_conv(rows: int, cols: int, batch: int, pixels: int) -> tuple[Workload
     )
     rng = np.random.default_rng(rows)
     constants = np.concatenate([np.zeros(1024 - 16 * cols, np.uint8), rng.integers(0, 256, 16 * cols, np.uint8)])
-    return Workload(machine, code, constants, 4096, 2048, (2048, 2048)), rng.integers(0, 256, 16 * pixels, np.uint8)
+    return Workload(machine, code, constants, 4096, 2048, ((2048, 2048),)), rng.integers(0, 256, 16 * pixels, np.uint8)
 
 
 def closed_form(rows: int, cols: int, load: int, pass_cycles: list[int]) -> int:
-    """Section 9: `load` cycles of weight load, `pass_cycles` pixels x bank factor of each pass."""
+    """Section 10: `load` cycles of weight load, `pass_cycles` pixels x bank factor of each pass."""
     waits = sum(max(cycles, load + 8) for cycles in pass_cycles[:-1])
     return load + waits + pass_cycles[-1] + 2 + min(8, rows) + max(1, rows // 8) + (cols - 1) + 3
 
@@ -100,7 +100,7 @@ def literature(rows: int, cols: int, pixels: int, depth: int, width: int) -> int
 @pytest.mark.parametrize(("rows", "cols"), [(2, 2), (4, 4), (4, 16), (8, 8), (8, 16)])
 @pytest.mark.parametrize("pixels", [1, 9, 17, 40])
 def test_against_the_literature(rows, cols, pixels):
-    """The terms of section 9: one segment, one row of weights per cycle, 16 input channels."""
+    """The terms of section 10: one segment, one row of weights per cycle, 16 input channels."""
     work, image = lonely_conv(rows, cols, 1, pixels)
     folds = 16 // rows
     single = 2 * rows + cols + pixels - 2

@@ -11,11 +11,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Vec
+from npu_isa.isa.ops import Conv, Fold, Load, Op, Store, Table, Vec
 from npu_isa.isa.tables import TIMING
+from npu_isa.machine import blocks
 from npu_isa.machine import timing as rules
 from npu_sim import counters
 from npu_sim.fast.time import model as fast
+from npu_sim.fast.values import constants
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import random_program
 
@@ -242,6 +244,9 @@ FAULTS = {
     "vec residual": plus("residual", Vec, lambda v: 0),
     "vec res_unsigned": flip("res_unsigned", Vec),
     "vec leaky": plus("leaky", Vec, lambda v: 0),
+    "vec product": plus("product", Vec, lambda v: 0),
+    "vec table": plus("table", Vec, lambda v: 0),
+    "table param_addr": plus("param_addr", Table, lambda v: max(v - 1, 0)),
     "vec maximum as sum": plus("source", Vec, lambda v: 3, source=2),
     "vec multiply-add as sum": plus("source", Vec, lambda v: 3, source=1),
     "vec clamp_low": plus("clamp_low", Vec, more),
@@ -276,6 +281,37 @@ def test_a_misread_operand(fault):
         p, boundaries, images, want = naive_of(seed)
         ops = tuple(FAULTS[fault](op) for op in p.ops)
         if ops != p.ops and simulated(p, boundaries, images, ops).dram.tobytes() != want.dram.tobytes():
+            return
+    pytest.fail("no program shows it")
+
+
+NUMBERS = {  # what the value simulator makes of what it reads: module, function, what is wrong about what it returns
+    "multipliers have no sign": (blocks, "_multiplier", lambda found: found & 0xFFFF),
+    "words of a table backwards": (
+        constants.ParamMemory,
+        "table",
+        lambda found: found.reshape(64, 4)[::-1].reshape(-1),
+    ),
+    "bytes of a table's words backwards": (
+        constants.ParamMemory,
+        "table",
+        lambda found: found.reshape(64, 4)[:, ::-1].reshape(-1),
+    ),
+    "a table by signed bytes": (constants.ParamMemory, "table", lambda found: np.roll(found, 128)),
+    "one table for all": (constants.ParamMemory, "table", lambda found: FIRST.setdefault("table", found)),
+}
+FIRST: dict[str, np.ndarray] = {}
+
+
+@pytest.mark.parametrize("fault", NUMBERS)
+def test_a_misread_constant(monkeypatch, fault):
+    of, name, change = NUMBERS[fault]
+    right = getattr(of, name)
+    monkeypatch.setattr(of, name, lambda *given: change(right(*given)))
+    for seed in range(40):
+        p, boundaries, images, want = naive_of(seed)
+        FIRST.clear()
+        if simulated(p, boundaries, images).dram.tobytes() != want.dram.tobytes():
             return
     pytest.fail("no program shows it")
 

@@ -1,12 +1,14 @@
 """What the random programs cover: a comparison over programs that lack a variant says nothing about it."""
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from npu_isa.isa.ops import Conv
+from npu_isa.isa.ops import Conv, Engine, Setup, Table, Vec
 from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import BY_NAME, ENGINES, Operand
+from npu_sim.fast.values.encode import Encoder
 from npu_sim.random_programs.machines import random_machine
 from npu_sim.random_programs.programs import RandomProgram, random_program
 
@@ -87,6 +89,54 @@ def test_dynamic_extraction_meets_every_form_and_clip(programs):
     assert seen == {(unsigned, clip) for unsigned in (0, 1) for clip in range(5)}
     assert arrays == {(rows, dynamic) for rows in (2, 4, 8) for dynamic in (0, 1)}
     assert {p.machine.dynamic_extraction for p in programs} == {False, True}
+
+
+def vecs_of(programs) -> list[Vec]:
+    return [op for p in programs for op in p.ops if isinstance(op, Vec)]
+
+
+def test_residuals_and_products_of_every_sign_are_broadcast_too(programs):
+    """Over all pixels and not; of products every sign of both operands; a product through a table, and in 16 bits."""
+    found = {
+        (g.product, g.res_unsigned, g.res_row_pitch == 0 == g.res_pixel_pitch)
+        for g in (op.geom for op in vecs_of(programs))
+        if g.residual
+    }
+    assert found == {(p, sign, wide) for p in (0, 1) for sign in (0, 1) for wide in (False, True)}
+    products = [op.geom for op in vecs_of(programs) if op.geom.product]
+    assert {(g.src_unsigned, g.res_unsigned) for g in products} == {(a, b) for a in (0, 1) for b in (0, 1)}
+    assert {(g.table, g.wide) for g in products} == {(0, 0), (1, 0), (0, 1)}
+    assert {(g.res_row_pitch > 0, g.res_pixel_pitch > 0) for g in products} >= {(True, True), (False, False)}
+
+
+def test_tables_meet_every_source_and_stand_right_behind_and_before_vecs(programs):
+    """A table that follows a vec which looks up, without a fence; tables of one and of many rows."""
+    seen, around, columns = set(), set(), set()
+    for p in programs:
+        vector = [op for op in p.ops[:-1] if op.engine == Engine.VECTOR and not isinstance(op, Setup)]
+        seen |= {(op.geom.source, op.geom.clamp_low < 0) for op in vector if isinstance(op, Vec) and op.geom.table}
+        columns |= {p.machine.array_cols for op in vector if isinstance(op, Table)}
+        for a, b in pairwise(vector):
+            if isinstance(b, Table):
+                around.add("behind" if isinstance(a, Vec) and a.geom.table else "else")
+            elif isinstance(a, Table) and b.geom.table:
+                around.add("before")
+    assert seen == {(source, signed) for source in range(4) for signed in (False, True)}
+    assert around >= {"behind", "before"}
+    assert columns >= {4, 8, 16, 32, 48}
+
+
+def test_multipliers_of_both_signs_are_used(programs):
+    seen = set()
+    for p in programs:
+        made = Encoder(p.ops, p.machine, p.constants).program((0,) * p.registers)
+        for vec in made.vecs:
+            lanes, at = vec["lanes"], vec["params"]
+            first, second = (made.params[at + row * lanes : at + (row + 1) * lanes] for row in (1, 3))
+            seen |= {("first", int(sign)) for sign in np.sign(first)}
+            used = "leaky" if vec["leaky"] else "residual" if vec["residual"] and not vec["product"] else "none"
+            seen |= {(used, int(sign)) for sign in np.sign(second)}
+    assert seen >= {(used, sign) for used in ("first", "leaky", "residual") for sign in (-1, 0, 1)}
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def clocked(text: str, boundaries: tuple[int, ...] = (), **sizes: int) -> tuple[
     ops, machine = hand_programs.hand(text, sizes)
     said = " ".join(f"{k}={v}" for k, v in ({"dram_latency_cycles": 20} | sizes).items())
     code = decode(assemble(hand_programs.HEAD.format(sizes=said) + text, "hand.s").code)
-    work = Workload(machine, code, np.zeros(0, np.uint8), 1 << 16, 0, (0, 0), computes=False)
+    work = Workload(machine, code, np.zeros(0, np.uint8), 1 << 16, 0, ((0, 0),), computes=False)
     image = np.random.default_rng(0).integers(0, 256, (1, 1 << 15), np.uint8)
     agree(verify(work, [boundaries], ("fast", "register"), image))
     found = run(code, machine, work.constants, boundaries, work.dram_bytes, image[0], 0)
@@ -255,7 +255,7 @@ def test_causes_are_those_of_the_counters():
 def test_scrambled_programs_wait_for_full_fifos_and_queues():
     """The comparison sees every cause of waiting."""
     seen = np.zeros((len(ENGINES), len(CAUSES)), np.int64)
-    for seed in range(12):
+    for seed in range(24):
         p, vectors, image = random_case(seed)
         for q in (p, scrambled(p, np.random.default_rng(seed))):
             work = workload(q)

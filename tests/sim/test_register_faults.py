@@ -61,16 +61,16 @@ FAULTS = {
     "the boundary is off by one": Fault("matrix", '- conv["group_first"]\n', '- conv["group_first"] + 1\n', 90),
     "the padding test is off by one": Fault("matrix", '0 <= x < g["in_w"]', '0 <= x <= g["in_w"]', 324),
     "the first pass always overwrites": Fault(
-        "matrix", 'stream["first"] and not conv["accumulate"]', 'stream["first"]', 160
+        "matrix", 'stream["first"] and not conv["accumulate"]', 'stream["first"]', 7
     ),
     "the swap waits for the first pixel to be complete": Fault(
         "matrix", 'if stream["fresh"]:', 'if stream["fresh"] and stream["step"] + 1 == stream["steps"]:', "crowded conv"
     ),
     "the wrong half of the accumulators": Fault("matrix", 'conv["acc_half"] * r["sizes"]["acc_rows"]', "0", 90),
-    "codes are cut off, not rounded": Fault("power", "value + (1 << s >> 1) >> s", "value >> s", 209),
-    "s_wgt is not added to the shift": Fault("array", "np.int32(s_act[x] + s_wgt[x])", "np.int32(s_act[x])", 209),
+    "codes are cut off, not rounded": Fault("power", "value + (1 << s >> 1) >> s", "value >> s", 160),
+    "s_wgt is not added to the shift": Fault("array", "np.int32(s_act[x] + s_wgt[x])", "np.int32(s_act[x])", 160),
     "s_act arrives a column late": Fault(
-        "array", "move_right(pe.s_act, head - 1, s,", "move_right(pe.s_act, head, s,", 209
+        "array", "move_right(pe.s_act, head - 1, s,", "move_right(pe.s_act, head, s,", 160
     ),
     "a register more before the accumulators": Fault(
         "array",
@@ -79,7 +79,7 @@ FAULTS = {
         102,
     ),
     "odd weights are not sign-extended": Fault(
-        "array", "weight[1, x] = bits >> 4", "weight[1, x] = bits >> 4 & 15", 209
+        "array", "weight[1, x] = bits >> 4", "weight[1, x] = bits >> 4 & 15", 160
     ),
     "a segment's skew is forgotten": Fault("array", "c = reached - i - k", "c = reached - i", 7),
     "an empty entry keeps its part": Fault("matrix", 'entry["owner"] = entry["part"] = 0', 'entry["owner"] = 0', 156),
@@ -90,7 +90,7 @@ FAULTS = {
     "nothing is clipped": Fault("array", ' - segments[k]["shift"], 0)', ", 0)", "positions"),
     "static positions are found too": Fault("array", 'if pixel["dynamic"]:', "if True:", 186),
     "positions take no time": Fault("array", 'finds = r["sizes"]["finds"]\n', "finds = 0\n", 112),
-    "the swap does not wait for positions": Fault("array", '(t - 1 - r["sizes"]["finds"])', "(t - 1)", 23),
+    "the swap does not wait for positions": Fault("array", '(t - 1 - r["sizes"]["finds"])', "(t - 1)", 29),
     "the weights do not wait for positions": Fault("matrix", "mx.fetch[read - 1, w]", "mx.fetch[0, w]", 162),
     "a token is dropped": Fault(
         "front",
@@ -124,6 +124,41 @@ FAULTS = {
         "vector", "lanes[RES3, c] * lanes[MULT2, c]", "lanes[RES2, c] * lanes[MULT2, c]", 70
     ),
     "leaky looks at the sum without bias": Fault("vector", "lanes[BIASED, c] < 0", "lanes[SUM1, c] < 0", 90),
+    "multipliers are not sign-extended": Fault("vector", "signed16(word & 0xFFFF), word", "word & 0xFFFF, word", 102),
+    "second multipliers are not sign-extended": Fault(
+        "vector", "lanes[MULT2, c] = signed16(word & 0xFFFF)", "lanes[MULT2, c] = word & 0xFFFF", 102
+    ),
+    "a product ignores the residual's sign": Fault(
+        "vector", "lanes[SUM1, c] * lanes[RES1, c]", "lanes[SUM1, c] * (lanes[RES1, c] & 255)", 186
+    ),
+    "the residual of a product is added too": Fault(
+        "vector", '1 if g["residual"] and not g["product"] else 0', 'g["residual"]', 156
+    ),
+    "a table is looked up from its middle on": Fault("vector", "value & 255]", "value + 128 & 255]", 102),
+    "a byte is looked up before it is clamped": Fault(
+        "vector",
+        'lanes[CLAMPED, c] = min(max(value, control["low"]), control["high_limit"])',
+        'lanes[CLAMPED, c] = value if control["table"] else min(max(value, control["low"]), control["high_limit"])',
+        102,
+    ),
+    "rows of a table fall on the first": Fault("vector", '(control["row"] - 1) * lanes.shape[1] + c', "c", 102),
+    "bytes of a table's words are backwards": Fault("vector", ">> 8 * b & 255", ">> 8 * (3 - b) & 255", 102),
+    "lane 0 alone has the table": Fault("vector", "v.table[copy, at + b]", "v.table[0, at + b]", 102),
+    "a row of the table is biased": Fault(
+        "vector",
+        'pass_row(control, lanes, BIASED, SUM1)\n    if control["go"]',
+        'if control["go"] or control["row"]',
+        102,
+    ),
+    "a table's last row is not issued": Fault(
+        "vector", 'if reg["param"] == reg["params"]:', 'if reg["param"] + 1 >= reg["params"]:', 102
+    ),
+    "a table waits for the pipeline to be empty": Fault(
+        "front",
+        'if f.program[op]["kind"] == VEC and f.program[op]["fence"] and engine["count"] > 0',
+        'if (f.program[op]["kind"] == TABLE or f.program[op]["fence"]) and engine["count"] > 0',
+        102,
+    ),
     "high bytes to the low word": Fault("vector", "+ high) * GROUP", ") * GROUP", 90),
     "the load always goes first": Fault("dma", 'u = (bus["last"] + turn) % CLIENTS', "u = turn - 1", 102),
     "the fetch goes before the store": Fault(

@@ -44,10 +44,10 @@ def moments(timing: Timing) -> list[tuple[int, ...]]:
 def test_conv_vec_store_on_two_by_two():
     """One 1x1 conv of 16 channels on 2 rows: 8 passes of 4 pixels, each as long as weight load and shadow: 10.
 
-    cycle    3 5         15                75  79       88  91  95     101 105          125
+    cycle    3 5         15                75  79       88  91  95      102 106          126
     matrix   wwpppp......pppp......  ...   pppp~~~~~~~~~                                      pipeline 2+2+1+1+3
-    vector                                              012pppp~~~~~~~
-    store                                                               dddd~~~~~~~~~~~~      one burst of 64 bytes
+    vector                                              012pppp~~~~~~~~
+    store                                                                dddd~~~~~~~~~~~~      one burst of 64 bytes
     """
     timing = timed(
         """
@@ -63,10 +63,10 @@ def test_conv_vec_store_on_two_by_two():
         array_cols=2,
     )
     assert dispatches(timing) == [0, 1, 2, 3, 4, 5]
-    conv, vec, store = (3, 5, 79, 88), (5, 88, 95, 101), (6, 101, 105, 125)
+    conv, vec, store = (3, 5, 79, 88), (5, 88, 95, 102), (6, 102, 106, 126)
     assert moments(timing) == [(1, 1, 2, 2), (2, 2, 3, 3), conv, (4, 4, 5, 5), vec, store]
     assert timing.activity["passes"].tolist() == [0, 0, 8, 0, 0, 0]
-    assert timing.total_cycles == 36 + 125
+    assert timing.total_cycles == 36 + 126
 
 
 def test_two_convs_on_four_by_four():
@@ -102,20 +102,20 @@ def test_shorter_streams_than_weight_loads():
 
 
 def test_a_full_fifo_holds_up_an_engine():
-    """Two tokens fit. The third load has done its work at 5 and ends at 27, after the store's pop at 26.
+    """Two tokens fit. The third load has done its work at 5 and ends at 28, after the store's pop at 27.
 
-    cycle    1 2 3 4 5                     26 27 28 29 30
+    cycle    1 2 3 4 5                     27 28 29 30 31
     load 2       d ~ . . . . . . . . . . .  .  E
     load 3         d ~ . . . . . . . . . .  .  E               has been accepted before; ends after load 2
-    load 4                                     d  ~            accepted at 27; the bus is its own, store went last
-    vec              from 7: 3 + 10 cycles, + 6 = 26
+    load 4                                     d  ~            accepted at 28; the bus is its own, store went last
+    vec              from 7: 3 + 10 cycles, + 7 = 27
     store 0                                d   ~
     store 1                                    .  d  ~
     """
     timing = timed(TOKEN_FULL, token_depth=2, dram_latency_cycles=1, dram_burst_bytes=16)
-    loads = [(1, 1, 2, 3), (2, 2, 3, 4), (3, 3, 4, 27), (4, 4, 5, 27), (27, 27, 28, 29)]
-    stores = [(8, 26, 27, 28), (27, 27, 29, 30), (29, 29, 30, 31)]
-    assert moments(timing) == [*loads, (6, 6, 7, 7), (7, 7, 20, 26), *stores]
+    loads = [(1, 1, 2, 3), (2, 2, 3, 4), (3, 3, 4, 28), (4, 4, 5, 28), (28, 28, 29, 30)]
+    stores = [(8, 27, 28, 29), (28, 28, 30, 31), (30, 30, 31, 32)]
+    assert moments(timing) == [*loads, (6, 6, 7, 7), (7, 7, 20, 27), *stores]
 
 
 def test_dram_alternates_between_load_and_store():
@@ -129,37 +129,37 @@ def test_dram_alternates_between_load_and_store():
 
 
 def test_load_goes_first_at_the_beginning():
-    """Tokens of the vec's end at 12 start both, whichever stands first in the program."""
+    """Tokens of the vec's end at 13 start both, whichever stands first in the program."""
     vec = "vgeom source=acc out_pixel_pitch=1\nvec lanes=16 push=load+store\n"
     load, store = "load run=64 pop=vector\n", "store dram_addr=0x400 addr=2048 run=64 pop=vector\n"
-    assert moments(timed(vec + load + store + "halt"))[2:] == [(3, 12, 16, 36), (4, 12, 20, 40)]
-    assert moments(timed(vec + store + load + "halt"))[2:] == [(3, 12, 20, 40), (4, 12, 16, 36)]
+    assert moments(timed(vec + load + store + "halt"))[2:] == [(3, 13, 17, 37), (4, 13, 21, 41)]
+    assert moments(timed(vec + store + load + "halt"))[2:] == [(3, 13, 21, 41), (4, 13, 17, 37)]
 
 
 def test_port_conflicts():
-    """The vec reads region 0 and writes region 1 until 31. Then conv goes before store, and the load gets region 1.
+    """The vec reads region 0 and writes region 1 until 32. Then conv goes before store, and the load gets region 1.
 
-    cycle    2           25     31  35  39
-    vec      012pp...pppp~~~~~~~
-    conv        w x 16, ready at 21 pppp~~~...                    then 2 + 8 + 2 + 15 + 3
-    store                               dddd~~~
-    load                            dddd~~~
+    cycle    2           25      32  36  40
+    vec      012pp...pppp~~~~~~~~
+    conv        w x 16, ready at 21  pppp~~~...                    then 2 + 8 + 2 + 15 + 3
+    store                                dddd~~~
+    load                             dddd~~~
     """
     timing = timed(PORTS)
-    vec, conv = (2, 2, 25, 31), (5, 31, 35, 65)
+    vec, conv = (2, 2, 25, 32), (5, 32, 36, 66)
     assert moments(timing)[1] == vec
-    assert moments(timing)[4:] == [conv, (6, 35, 39, 59), (7, 31, 35, 55)]
+    assert moments(timing)[4:] == [conv, (6, 36, 40, 60), (7, 32, 36, 56)]
 
 
 def test_vecs_follow_each_other_and_a_fence_waits_for_the_end():
-    """3 parameter rows and 10 pixels each: 13 cycles apart; the fence adds the 6 of the pipeline."""
+    """3 parameter rows and 10 pixels each: 13 cycles apart; the fence adds the 7 of the pipeline."""
     assert moments(timed(VECS.format(third="")))[1:5] == [
-        (2, 2, 15, 21),
-        (15, 15, 28, 34),
-        (28, 28, 41, 47),
-        (41, 41, 54, 60),
+        (2, 2, 15, 22),
+        (15, 15, 28, 35),
+        (28, 28, 41, 48),
+        (41, 41, 54, 61),
     ]
-    assert moments(timed(VECS.format(third="fence=1")))[3:5] == [(34, 34, 47, 53), (47, 47, 60, 66)]
+    assert moments(timed(VECS.format(third="fence=1")))[3:5] == [(35, 35, 48, 55), (48, 48, 61, 68)]
 
 
 def test_a_full_queue_stops_the_front_end():
@@ -170,7 +170,7 @@ def test_a_full_queue_stops_the_front_end():
 
 
 def test_what_a_setup_gives_waits_for_the_vec_before_it():
-    """The second vgeom works at 15, when the vec has issued; its token comes with the vec's end at 21."""
+    """The second vgeom works at 15, when the vec has issued; its token comes with the vec's end at 22."""
     timing = timed(
         """
           vgeom  source=acc out_pixel_pitch=1
@@ -181,7 +181,33 @@ def test_what_a_setup_gives_waits_for_the_vec_before_it():
           halt
         """
     )
-    assert moments(timing)[1:] == [(2, 2, 15, 21), (15, 15, 16, 21), (16, 16, 29, 35), (5, 21, 25, 45)]
+    assert moments(timing)[1:] == [(2, 2, 15, 22), (15, 15, 16, 22), (16, 16, 29, 36), (5, 22, 26, 46)]
+
+
+def test_tables_and_vecs_follow_each_other_without_a_wait():
+    """Two columns of 16: a table is 4 rows, a cycle each; its end is 7 behind. Only the fence waits for an end.
+
+    cycle    2   6           19   23           36      43  47
+    table    tttt~~~~~~~
+    vec          012pp...pppp~~~~~~~
+    table                    tttt~~~~~~~
+    vec                          012pp...pppp~~~~~~~
+    table                                            tttt~~~~~~~   the vec behind it has a fence: 47 + 7
+    """
+    timing = timed(
+        """
+          vgeom  source=acc out_pixel_pitch=1 table=1
+          table
+          vec    tile_w=10 lanes=16
+          table  param_addr=4
+          vec    tile_w=10 lanes=16 out_base=10
+          table
+          vec    lanes=16 out_base=20 fence=1
+          halt
+        """
+    )
+    ends = [(2, 2, 6, 13), (6, 6, 19, 26), (19, 19, 23, 30), (23, 23, 36, 43), (36, 36, 40, 47), (47, 47, 51, 58)]
+    assert moments(timing)[1:] == ends
 
 
 def test_fold_makes_a_pixel_per_cycle():

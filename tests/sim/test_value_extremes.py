@@ -139,7 +139,7 @@ def constant_image(p, value: int) -> np.ndarray:
 def piled_up(weight: int, times: int, bias: int, finishes: list[dict[str, int]]) -> Bench:
     """Return a bench that adds `times` x 256 groups x 16 channels of one product, and finishes the sum in many ways.
 
-    Lane c shifts by c (lane 0 by 1) and has one of the five multipliers.
+    Lane c shifts by c (lane 0 by 1) and has one of the five multipliers and one of the seven second ones.
     """
     b = Bench(small_machine(48, ACT_WORDS))
     b.put("geom", register=255, unsigned=1, tap_fastest=0, dynamic=0, row_pitch=0, pixel_pitch=1, **ONE_TAP, **NO_PAD)
@@ -148,8 +148,8 @@ def piled_up(weight: int, times: int, bias: int, finishes: list[dict[str, int]])
     w = Window({}, {"out_y": 0, "out_x": 0, "tile_h": 1, "tile_w": 1}, 0, 0)
     for i in range(times):
         put_conv(b, w, 1, 5, at, (0, 256), accumulate=int(i > 0))
-    second = np.resize([32767, 0, 1, 20000], 48)
-    mult = np.resize([32767, 1, 32767, 16384, 32766], 48)
+    second = np.resize([32767, 0, 1, 20000, -32767, -1, -20000], 48)
+    mult = np.resize([32767, 1, -32767, 16384, 32766], 48)
     param = b.params(bias, mult, np.clip(np.arange(48), 1, 47), second)
     for i, finish in enumerate(finishes):
         b.vgeom(**finish)
@@ -259,6 +259,49 @@ def test_a_residual_and_a_window_in_place(columns, source):
     b.vec(tile_h=3, tile_w=5, src_base=40, res_base=40, out_base=40, param_addr=param)
     p = b.program()
     assert_same_values(p, (), images_for(np.random.default_rng(columns), p))
+
+
+@pytest.mark.parametrize("columns", [2, 16, 48])
+@pytest.mark.parametrize("src_unsigned", [0, 1])
+@pytest.mark.parametrize("res_unsigned", [0, 1])
+@pytest.mark.parametrize("pitches", [{}, {"res_row_pitch": 0}, {"res_row_pitch": 0, "res_pixel_pitch": 0}], ids=str)
+def test_products_of_extreme_bytes(columns, src_unsigned, res_unsigned, pitches):
+    """With one residual pixel for each, for a column, for all; as bytes, through a table and in 16 bits."""
+    b = Bench(small_machine(columns, ACT_WORDS))
+    words, rng = max(1, columns // WORD), np.random.default_rng(columns)
+    size = {"in_h": 3, "in_w": 5, "row_pitch": 5 * words, "pixel_pitch": words, "res_row_pitch": 5 * words}
+    size |= {"res_pixel_pitch": words, "src_unsigned": src_unsigned, "res_unsigned": res_unsigned} | pitches
+    param = b.params(
+        np.arange(columns) * 99 - 500,
+        np.resize([1, -1, 32767, -32767, 77], columns),
+        np.resize([8, 1, 23, 24, 14], columns),
+        0,
+    )
+    b.table(rng.integers(0, 256, 256))
+    kinds = (BYTES, BYTES | {"clamp_low": 0, "clamp_high": 255, "table": 1}, BYTES | {"table": 1}, WIDE)
+    for i, kind in enumerate(kinds):
+        pitch = words * (1 + kind["wide"])
+        out = {"out_row_pitch": 5 * pitch, "out_pixel_pitch": pitch, "residual": 1, "product": 1}
+        b.vgeom(3, **(ONE_TAP | NO_PAD | size | out | kind))
+        b.vec(tile_h=3, tile_w=5, src_base=40, res_base=150, out_base=OUT + 45 * i, param_addr=param)
+    p = b.program()
+    assert_same_values(p, (), images_for(np.random.default_rng(columns), p))
+
+
+@pytest.mark.parametrize("columns", [2, 4, 16, 48, 128])
+def test_a_vec_has_the_table_before_it(columns):
+    """Of three; the last one is not used, the second one twice."""
+    b = Bench(small_machine(columns, ACT_WORDS))
+    words, rng = max(1, columns // WORD), np.random.default_rng(columns)
+    param = b.params(0, 1, 1, 0)
+    b.vgeom(3, **(ONE_TAP | NO_PAD | {"in_w": 9, "pixel_pitch": words, "out_pixel_pitch": words, "table": 1} | BYTES))
+    for i, loads in enumerate((True, True, False)):
+        if loads:
+            b.table(rng.permutation(256))
+        b.vec(tile_w=9, src_base=i, out_base=OUT + 80 * i, param_addr=param)
+    b.table(rng.permutation(256))
+    p = b.program()
+    assert_same_values(p, (), images_for(rng, p))
 
 
 def test_window_sums_of_65025_taps():

@@ -148,12 +148,19 @@ def scale_case(rng, name, whole):
         low=int(rng.integers(-200, 0)), high=int(rng.integers(1, 300)), res=int(rng.integers(50)),
         res_col=int(rng.integers(60)), res_offset=int(rng.choice([0, 128])),
     )  # fmt: skip
-    scales = rng.integers(0, 1 << 15, (6, lanes))
+    scales = rng.integers(-(1 << 15) + 1, 1 << 15, (6, lanes))
     scales[0], scales[2] = rng.integers(-(1 << 20), 1 << 20, lanes), rng.integers(1, 40, lanes)
     scales[4:] = rng.integers(-(1 << 40), 1 << 40, (2, lanes))
     params = np.concatenate([np.zeros(n.params, np.int64), scales.ravel(), np.zeros(VECTOR, np.int64)])
-    sums = rng.integers(-(1 << 24), 1 << 24, 400).astype(np.int32)
+    sums = rng.integers(-(1 << 24), 1 << 24, 400).astype(np.int32) >> (16 if name == "scale_product" else 0)
     arrays = (sums, params, rng.integers(0, 256, 500).astype(np.uint8), np.zeros(400, np.int32))
+    return arrays, n, [p * 48 + np.arange(lanes) for p in range(n.pixels)]
+
+
+def look_up_case(rng, name, whole):
+    lanes = VECTOR * int(rng.integers(1, 3)) - (0 if whole else int(rng.integers(1, VECTOR)))
+    n = arguments.LookUp(lanes=lanes, pixels=int(rng.integers(1, 5)), width=48, table=256 * int(rng.integers(3)))
+    arrays = rng.integers(-128, 256, 400).astype(np.int32), rng.integers(0, 256, 768).astype(np.uint8)
     return arrays, n, [p * 48 + np.arange(lanes) for p in range(n.pixels)]
 
 
@@ -187,8 +194,8 @@ def fill_case(rng, name, whole):
 CASES = {  # and which array is written
     "copy": (copy_case, 0), "fill": (fill_case, 0), "window_sum": (window_case, 2), "window_largest": (window_case, 2),
     "scale": (scale_case, 3), "scale_leaky": (scale_case, 3), "scale_residual": (scale_case, 3),
-    "scale_residual_leaky": (scale_case, 3), "write_bytes": (write_case, 1), "write_wide": (write_case, 1),
-    "lower_dynamic": (lower_case, 1),
+    "scale_residual_leaky": (scale_case, 3), "scale_product": (scale_case, 3), "look_up": (look_up_case, 0),
+    "write_bytes": (write_case, 1), "write_wide": (write_case, 1), "lower_dynamic": (lower_case, 1),
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_images_in_several_batches(monkeypatch):
     images, boundaries = random_images(rng, p, 7), p.boundaries(rng)
     monkeypatch.setattr(values, "MAX_BATCH", 3)
     run = values.Values(p.ops, p.machine, p.constants, boundaries, p.dram_bytes).run
-    at = (p.input_range[0], p.output_range[0], p.output_range[1] - p.output_range[0])
+    at = (p.input_range[0], (p.output_range,))
     together = run(images, *at)
     alone = [run(image[None], *at)[0] for image in images]
     assert len({a.tobytes() for a in alone}) > 1
@@ -42,9 +42,9 @@ def test_images_in_several_batches(monkeypatch):
 
 def test_runs_leave_nothing_behind_and_boundaries_share_nothing_but_work():
     """Each vector prepared from another one, in any order and again, as if prepared by itself."""
-    p, rng = make(12), np.random.default_rng(12)
+    p, rng = make(17), np.random.default_rng(17)
     images = random_images(rng, p, 2)
-    at = (images, p.input_range[0], p.output_range[0], p.output_range[1] - p.output_range[0])
+    at = (images, p.input_range[0], (p.output_range,))
     vectors = boundary_vectors(p, rng)
     alone = {b: values.Values(p.ops, p.machine, p.constants, b, p.dram_bytes).run(*at) for b in vectors}
     assert len({v.tobytes() for v in alone.values()}) > 1
@@ -52,3 +52,15 @@ def test_runs_leave_nothing_behind_and_boundaries_share_nothing_but_work():
     for b in [*vectors, *vectors[::-1]]:
         prepared = prepared.at(b)
         np.testing.assert_array_equal(prepared.run(*at), alone[b])
+
+
+def test_outputs_follow_each_other():
+    """Three ranges of DRAM, one of them twice: their bytes in that order, of every image."""
+    p, rng = make(5), np.random.default_rng(5)
+    images, boundaries = random_images(rng, p, 3), p.boundaries(rng)
+    run = values.Values(p.ops, p.machine, p.constants, boundaries, p.dram_bytes).run
+    first, end = p.output_range
+    ranges = ((first + 16, end), (first, first + 32), (first + 16, end))
+    whole = run(images, p.input_range[0], (p.output_range,))
+    expected = np.concatenate([whole[:, a - first : b - first] for a, b in ranges], axis=1)
+    np.testing.assert_array_equal(run(images, p.input_range[0], ranges), expected)

@@ -8,8 +8,10 @@ from npu_isa.machine.blocks import (
     ParamBlock,
     WeightBlock,
     pack_params,
+    pack_table,
     pack_weights,
     param_block_rows,
+    table_rows,
     weight_block_words,
 )
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from npu_compiler.backend.memory import group_order
 from npu_compiler.backend.plan import NodePlan, Plan
 from npu_compiler.backend.tiles import taps_of
-from npu_compiler.qgraph.ir import GROUP, QConv, QWindow
+from npu_compiler.qgraph.ir import GROUP, Lookup, QConv, QWindow
 
 ALIGN = 256
 U8 = NDArray[np.uint8]
@@ -33,12 +35,14 @@ class NodeConstants:
         bias: address of the bias rows: [boundary 0..groups][column tile][columns] int32 (one boundary without a dial).
         params: address of the other parameter rows: [column tile][rows][columns] of 4 bytes.
         rows: parameter rows of a block, the bias included.
+        table: address of the table of a curve, in whole parameter rows; None without one.
     """
 
     weights: Mapping[tuple[int, int], tuple[int, int]]
     bias: int
     params: int
     rows: int
+    table: int | None
 
 
 def layout(plan: Plan) -> tuple[dict[str, NodeConstants], int]:
@@ -62,7 +66,10 @@ def layout(plan: Plan) -> tuple[dict[str, NodeConstants], int]:
         row_bytes = 4 * machine.array_cols * n.tiling.columns
         rows = param_block_rows(taps_of(n.node))
         bias = put((1 if lowering is None else len(lowering.bias_rows)) * row_bytes)
-        found[n.node.name] = NodeConstants(weights, bias, put((rows - 1) * row_bytes), rows)
+        params = put((rows - 1) * row_bytes)
+        looks_up = isinstance(n.node.epilogue.function, Lookup)
+        table = put(table_rows(machine) * 4 * machine.array_cols) if looks_up else None
+        found[n.node.name] = NodeConstants(weights, bias, params, rows, table)
     return found, size
 
 
@@ -81,6 +88,9 @@ def pack(plan: Plan) -> tuple[U8, dict[str, NodeConstants]]:
         bias, params = param_rows(n.node, n.tiling.columns, plan.machine)
         put(at.bias, bias)
         put(at.params, params)
+        if isinstance(n.node.epilogue.function, Lookup):
+            assert at.table is not None
+            put(at.table, pack_table(n.node.epilogue.function.table, plan.machine))
     return segment, places
 
 

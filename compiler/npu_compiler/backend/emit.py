@@ -8,15 +8,16 @@ from typing import assert_never
 from npu_isa.isa.ops import Memory, Source
 from npu_isa.isa.program import Instruction
 from npu_isa.isa.tables import NO_DIAL, RAW
+from npu_isa.machine.blocks import table_rows
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
 from npu_compiler.backend.constants import NodeConstants
 from npu_compiler.backend.memory import conv_geom, group_order
 from npu_compiler.backend.plan import NodePlan, Plan, operands
 from npu_compiler.backend.strips import Strip
-from npu_compiler.backend.tiles import input_axes, input_span, pieces
+from npu_compiler.backend.tiles import input_axes, input_span, pieces, shared
 from npu_compiler.backend.transfers import Operand, first_word, fold, move, operand
-from npu_compiler.qgraph.ir import Clamp, Function, Leaky, QConv, QTensor, QWindow
+from npu_compiler.qgraph.ir import Clamp, Factor, Function, Leaky, Lookup, QConv, QTensor, QWindow
 
 TABLE: int = RAW["table_entries_per_word"]
 DEFAULTS: dict[str, dict[str, int | tuple[int, ...]]] = {
@@ -94,7 +95,7 @@ class Context:
         return self.plan.graph.tensors[name]
 
     def dram(self, root: str) -> int:
-        """Return the DRAM address of the image, the output or a spilled root."""
+        """Return the DRAM address of the image, an output or a spilled root."""
         return self.dram_base + self.plan.dram[root]
 
     def register(self, node: str) -> int:
@@ -160,6 +161,7 @@ def _put_node(ctx: Context, n: NodePlan) -> None:
     if isinstance(node, QConv):
         _put_geometry(ctx, n, node)
     ctx.code.put("vgeom", ctx.layers[node.name], **_vector_geometry(ctx, n))
+    _load_table(ctx, node)
     for tile in _tiles(ctx, n):
         if tile.opens_rows:
             _load_rows(ctx, n, tile)
@@ -216,7 +218,10 @@ def _load_rows(ctx: Context, n: NodePlan, tile: Tile) -> None:
     rows, _ = input_axes(node, ctx.tensor(node.src), ctx.tensor(node.out))
     before = range(tile.strip.y.start, tile.y.start)
     have = max(tile.operands["src"].row0, input_span(rows, before)[1] if before else 0)
-    needs = {"src": range(have, input_span(rows, tile.y)[1]), "residual": tile.y}
+    needs = {"src": range(have, input_span(rows, tile.y)[1])}
+    if node.residual is not None:
+        height = ctx.tensor(node.residual).height
+        needs["residual"] = shared(tile.y, height) if height > 1 or not before else range(0)
     for role, name in operands(node):
         at, wanted = tile.operands[role], needs.get(role, range(0))
         if role not in n.moved or not wanted or not at.columns:
@@ -247,6 +252,18 @@ def _load_params(ctx: Context, n: NodePlan, tile: Tile) -> int:
         _put_params(ctx, tile, constants.bias, row_bytes, base, rows, **table)
         _put_params(ctx, tile, constants.params, static, base + 1, rows)
     return base + (tile.column - batch.start) * rows
+
+
+def _load_table(ctx: Context, node: QConv | QWindow) -> None:
+    """Bring the table of a node's curve to the vector engine."""
+    at, layer, rows = ctx.constants[node.name].table, ctx.layers[node.name], table_rows(ctx.machine)
+    if at is None:
+        return
+    base, fresh = ctx.params.get((node.name, "table"), rows)
+    assert fresh, "a node loads its table once"
+    run = rows * 4 * ctx.machine.array_cols
+    ctx.code.put("load", layer, memory=int(Memory.PARAM), dram_addr=at, rows=1, cols=1, run=run, addr=base)
+    ctx.code.put("table", layer, param_addr=base)
 
 
 def _put_params(ctx: Context, tile: Tile, dram: int, run: int, addr: int, rows: int, **table: int) -> None:
@@ -308,8 +325,10 @@ def _vector_geometry(ctx: Context, n: NodePlan) -> dict[str, int]:
     values |= {"out_row_pitch": to.row, "out_pixel_pitch": to.pixel, "wide": int(out.bits == 16)}
     if node.residual is not None:
         res = n.pitches["residual"]
-        values |= {"residual": 1, "res_row_pitch": res.row, "res_pixel_pitch": res.pixel}
-        values["res_unsigned"] = int(not ctx.tensor(node.residual).signed)
+        second = ctx.tensor(node.residual)
+        values |= {"residual": 1, "product": int(isinstance(e.operand, Factor))}
+        values |= {"res_row_pitch": res.row * (second.height > 1), "res_pixel_pitch": res.pixel * (second.width > 1)}
+        values["res_unsigned"] = int(not second.signed)
     return values | _function(e.function)
 
 
@@ -320,6 +339,8 @@ def _function(f: Function) -> dict[str, int]:
             return {"leaky": 0, "clamp_low": f.low, "clamp_high": f.high}
         case Leaky():
             return {"leaky": 1, "clamp_low": f.low, "clamp_high": f.high}
+        case Lookup():
+            return {"table": 1, "clamp_low": f.low, "clamp_high": f.high}
     assert_never(f)
 
 
@@ -340,7 +361,9 @@ def _put_vec(ctx: Context, n: NodePlan, tile: Tile, params: int, half: int) -> N
     values = {"acc_half": half, "param_addr": params, "lanes": min(cols, out.channels - channel)}
     if isinstance(n.node, QWindow):
         values["src_base"], values["src_row0"] = at["src"].origin(first_word(channel, 8))
-    if "residual" in at:
-        values["res_base"] = at["residual"].address(y, x, first_word(channel, 8))
+    if n.node.residual is not None:
+        second = ctx.tensor(n.node.residual)
+        row, col = (shared(range(i, i + 1), size).start for i, size in ((y, second.height), (x, second.width)))
+        values["res_base"] = at["residual"].address(row, col, first_word(channel, 8))
     values["out_base"] = at["out"].address(y, x, first_word(channel, out.bits))
     _put(ctx, tile, "vec", channel, **tile.shape, out_byte=channel % WORD_BYTES, **values)

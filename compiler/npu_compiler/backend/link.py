@@ -15,8 +15,9 @@ from npu_compiler.backend.emit import emit
 from npu_compiler.backend.fit import check_dram, check_fit
 from npu_compiler.backend.plan import Plan
 from npu_compiler.backend.tokens import add_tokens
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.dial import dial_steps
-from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QuantizedGraph
+from npu_compiler.qgraph.ir import Assembled, QConv, QFold, QuantizedGraph
 
 Observe = Callable[[str, Callable[[], str]], None]
 
@@ -40,7 +41,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
     plan = check_fit(graph, machine)
     observe("schedule", plan.dump)
     constants, places = pack(plan)
-    layers = [n for n in graph.nodes if not isinstance(n, QConcat | QFold)]
+    layers = [n for n in graph.nodes if not isinstance(n, Assembled | QFold)]
     code = emit(plan, places, code_address(constants.size), {n.name: i for i, n in enumerate(layers)})
     base = data_address(constants.size, len(code.instructions))
     check_dram(base + plan.dram_bytes, plan)
@@ -55,7 +56,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         constants=constants,
         dram_bytes=base + plan.dram_bytes,
         input=_input_info(plan, base),
-        output=_output_info(plan, base),
+        outputs=tuple(_output_info(plan, base, output) for output in graph.outputs),
         layers=_layers(graph, legal),
         dial=steps,
         dial_macs=macs,
@@ -64,6 +65,7 @@ def compile_quantized(graph: QuantizedGraph, machine: MachineConfig, observe: Ob
         channel_of=np.array(code.channel, np.int32),
         location_of=np.zeros(len(code.layer), np.int32),
         notes=graph.notes,
+        host=graph.host,
     )
 
 
@@ -82,7 +84,7 @@ def _layers(graph: QuantizedGraph, legal: dict[str, tuple[int, ...]]) -> tuple[L
     folds = {n.out: n for n in graph.nodes if isinstance(n, QFold)}
     found = []
     for node in graph.nodes:
-        if isinstance(node, QConcat | QFold):
+        if isinstance(node, Assembled | QFold):
             continue
         fold = folds.get(node.inputs[0])
         found.append(
@@ -120,12 +122,11 @@ def _input_info(plan: Plan, base: int) -> InputInfo:
     )
 
 
-def _output_info(plan: Plan, base: int) -> OutputInfo:
-    graph = plan.graph
-    out = graph.tensors[graph.output]
+def _output_info(plan: Plan, base: int, output: Output) -> OutputInfo:
+    out = plan.graph.tensors[output.tensor]
     return OutputInfo(
-        name=out.name,
-        address=base + plan.dram[graph.output],
+        name=output.name,
+        address=base + plan.dram[output.tensor],
         height=out.height,
         width=out.width,
         channels=out.channels,
@@ -133,5 +134,5 @@ def _output_info(plan: Plan, base: int) -> OutputInfo:
         signed=out.signed,
         scale=out.scale,
         channel_map=out.channel_map,
-        shape=graph.output_shape,
+        shape=output.shape,
     )

@@ -1,7 +1,7 @@
 """Where tensors live: pitches, activation memory by liveness, and what goes to DRAM.
 
-A *root* is a tensor that owns memory; the operands of a concat are views of its result. A root is resident in the
-activation memory from its producer to its last reader, or spilled to DRAM and moved in strips.
+A *root* is a tensor that owns memory; the operands of a concat or mosaic are views of its result. A root is resident in
+the activation memory from its producer to its last reader, or spilled to DRAM and moved in strips.
 """
 
 import math
@@ -12,15 +12,24 @@ from npu_isa.isa.ops import Geom
 from npu_isa.machine import timing
 from npu_isa.machine.config import ACT_REGIONS, MachineConfig
 
-from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
+from npu_compiler.qgraph.ir import Place, QConcat, QConv, QFold, QMosaic, QNode, QTensor, QuantizedGraph, QWindow
+
+WHOLE = Place()
 
 
 @dataclass(frozen=True)
 class View:
-    """A tensor as a part of a root: its first word inside each pixel of the root."""
+    """A tensor as a part of a root.
+
+    Attributes:
+        root: its name.
+        word: first word inside each pixel of the root.
+        place: where the tensor's pixels stand among those of the root.
+    """
 
     root: str
     word: int
+    place: Place = WHOLE
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,10 @@ class Pitch:
 
     pixel: int
     row: int
+
+    def of(self, view: View) -> "Pitch":
+        """Return the pitches of a view of a root that has these."""
+        return Pitch(self.pixel * view.place.step_x, self.row * view.place.step_y)
 
 
 @dataclass(frozen=True)
@@ -61,9 +74,18 @@ def views(graph: QuantizedGraph) -> dict[str, View]:
         if isinstance(node, QConcat):
             word = own.word
             for src in node.srcs:
-                found[src] = View(own.root, word)
+                found[src] = View(own.root, word, own.place)
                 word += words_per_pixel(graph.tensors[src])
+        elif isinstance(node, QMosaic):
+            for src, place in zip(node.srcs, node.places, strict=True):
+                found[src] = View(own.root, own.word, _inside(own.place, place))
     return found
+
+
+def _inside(whole: Place, part: Place) -> Place:
+    """Return the place in a root of a part of what has a place in it."""
+    y, x = whole.y + part.y * whole.step_y, whole.x + part.x * whole.step_x
+    return Place(y, x, whole.step_y * part.step_y, whole.step_x * part.step_x)
 
 
 def conv_geom(node: QConv, src: QTensor, pitch: Pitch, register: int, tap_fastest: int) -> Geom:

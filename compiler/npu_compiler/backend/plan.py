@@ -11,7 +11,7 @@ from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_compiler.backend.memory import Buffer, Pitch, View, choose_pitch, folded, place, views, words_per_pixel
 from npu_compiler.backend.strips import Job, Passing, Strip, buffer_words, choose_cut, held, strips_of
 from npu_compiler.backend.tiles import Tiling, tiling_of
-from npu_compiler.qgraph.ir import QConcat, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
+from npu_compiler.qgraph.ir import Assembled, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
 
 DRAM_ALIGN = 256
 
@@ -57,7 +57,7 @@ class Plan:
         pitches: of every root, in activation memory.
         address: first activation word of every resident root and strip buffer.
         dram: DRAM byte address of every spilled root, relative to the end of the constants.
-        dram_bytes: input, output and spilled roots.
+        dram_bytes: input, outputs and spilled roots.
         folds: tensors that the load engine gathers from the image, strip by strip.
     """
 
@@ -107,7 +107,7 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     pitches |= {f: choose_pitch(graph.tensors[f], users.get(f, []), machine) for f in folds}
     index = {n.name: i for i, n in enumerate(graph.nodes)}
     planner = _Planner(graph, machine, where, pitches, folds, index, _lifetimes(graph, where))
-    spilled, packed = {where[graph.output].root}, set[str]()
+    spilled, packed = {where[t].root for t in graph.output_tensors}, set[str]()
     while True:
         plans = [planner.node(n, spilled) for n in graph.computed]
         buffers = _buffers(planner, plans, spilled, packed)
@@ -137,7 +137,7 @@ def _lifetimes(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, tu
     """Return per root the first and last node index at which it must exist."""
     life: dict[str, tuple[int, int]] = {}
     for index, node in enumerate(graph.nodes):
-        if isinstance(node, QConcat):
+        if isinstance(node, Assembled):
             continue
         for tensor in (*node.inputs, node.out):
             if tensor == graph.input:
@@ -176,6 +176,10 @@ class _Planner:
             self.found[key] = self._cut(node, tuple(self._passing(node, role, name) for role, name in moved))
         return self.found[key]
 
+    def _resident(self, name: str) -> Pitch:
+        """Return the pitches of a tensor where its root is in the activation memory."""
+        return self.pitches[name] if name in self.folds else self.pitches[self.where[name].root].of(self.where[name])
+
     def _passing(self, node: QConv | QWindow, role: str, name: str) -> Passing:
         """Return an operand on its way through DRAM: with its root's pitches, or dense when it is a part of one."""
         tensor, root = self.graph.tensors[name], self.where[name].root
@@ -187,13 +191,12 @@ class _Planner:
         if fold is not None:
             image = self.graph.tensors[fold.src]
             line = image.width * image.channels * min(fold.window.stride[0], fold.window.kernel[0])
-        return Passing(role, tensor, words_per_pixel(self.graph.tensors[root]), pitch, sliced, line)
+        apart = words_per_pixel(self.graph.tensors[root]) * self.where[name].place.step_x
+        return Passing(role, tensor, apart, pitch, sliced, line)
 
     def _cut(self, node: QConv | QWindow, passing: tuple[Passing, ...]) -> NodePlan:
         src, out, machine = self.graph.tensors[node.src], self.graph.tensors[node.out], self.machine
-        pitches = {
-            role: self.pitches[name if name in self.folds else self.where[name].root] for role, name in operands(node)
-        }
+        pitches = {role: self._resident(name) for role, name in operands(node)}
         if node.name not in self.tilings:
             self.tilings[node.name] = tiling_of(node, src, out, pitches["src"], machine)
         tiling = self.tilings[node.name]
@@ -239,12 +242,12 @@ def _buffers(planner: _Planner, plans: list[NodePlan], spilled: set[str], packed
 
 
 def _dram_layout(graph: QuantizedGraph, spilled: list[str], where: Mapping[str, View]) -> tuple[dict[str, int], int]:
-    """Return byte offsets after the constants: the input image, the output, then the other spilled roots."""
+    """Return byte offsets after the constants: the input image, the outputs, then the other spilled roots."""
     image = graph.tensors[graph.input]
     at = _align(image.height * image.width * image.channels)
     layout = {graph.input: 0}
-    output = where[graph.output].root
-    for root in [output, *(r for r in spilled if r != output)]:
+    outputs = [where[t].root for t in graph.output_tensors]
+    for root in [*outputs, *(r for r in spilled if r not in outputs)]:
         tensor = graph.tensors[root]
         layout[root] = at
         at = _align(at + tensor.height * tensor.width * words_per_pixel(tensor) * WORD_BYTES)

@@ -39,7 +39,7 @@ class Passing:
     Attributes:
         role: "src", "residual" or "out".
         tensor: what it is.
-        words: of a pixel of its root, in DRAM.
+        words: from a pixel to the next, in DRAM.
         pitch: of a strip of its full width with all channels.
         sliced: a strip holds the channels of its own column tiles only, not all.
         line: of an operand that is gathered from the image: bytes of the image read for a row; 0 for others.
@@ -111,7 +111,8 @@ def _inputs(axis: Axis, step: int) -> tuple[int, ...]:
 def _pixels(job: Job, cut: Cut, p: Passing) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the rows, and the columns, of an operand that the strips hold, for each row and column of strips."""
     if p.role != "src":
-        return tuple(cuts(job.out.height, cut.rows)), tuple(cuts(job.out.width, cut.cols))
+        heights, widths = cuts(job.out.height, cut.rows), cuts(job.out.width, cut.cols)
+        return tuple(min(h, p.tensor.height) for h in heights), tuple(min(w, p.tensor.width) for w in widths)
     rows, cols = input_axes(job.node, job.src, job.out)
     return _inputs(rows, cut.rows), (cols.limit,) if cut.cols == cols.count else _inputs(cols, cut.cols)
 

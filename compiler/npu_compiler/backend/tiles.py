@@ -7,14 +7,14 @@ that only chooses between tilings. Nothing reported to a user comes from here.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from npu_isa.machine.blocks import param_block_rows, weight_block_words
+from npu_isa.machine.blocks import param_block_rows, table_rows, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.timing import array_latency, conv_factors, pass_interval
 from npu_isa.machine.window import Axis
 
 from npu_compiler.backend.memory import Pitch, conv_geom, group_order
 from npu_compiler.backend.refusal import too_small
-from npu_compiler.qgraph.ir import QConv, QTensor, QWindow
+from npu_compiler.qgraph.ir import Lookup, QConv, QTensor, QWindow
 
 MIN_WINDOW_TILE_CYCLES = 256  # a vec shorter than this pays more for its start than finer overlap gains
 VEC_START_CYCLES = 16  # parameter rows, pipeline, tokens of one vec
@@ -54,6 +54,10 @@ def tiling_of(node: QConv | QWindow, src: QTensor, out: QTensor, pitch: Pitch, m
     rows, row_bytes = param_block_rows(taps_of(node)), 4 * machine.array_cols
     if rows > machine.param_rows:
         what, needs = f"its parameter block of {rows} rows", rows * row_bytes
+        holds, key = machine.param_memory_bytes, "param_memory_bytes"
+        raise too_small(f"node {node.name}", what, needs, "parameter memory", holds, key, needs, machine)
+    if isinstance(node.epilogue.function, Lookup) and table_rows(machine) > machine.param_rows:
+        what, needs = "its table", table_rows(machine) * row_bytes
         holds, key = machine.param_memory_bytes, "param_memory_bytes"
         raise too_small(f"node {node.name}", what, needs, "parameter memory", holds, key, needs, machine)
     if isinstance(node, QConv):
@@ -172,6 +176,16 @@ def window_tiling(node: QWindow, out: QTensor, machine: MachineConfig) -> Tiling
     rows = min(rows, out.height)
     rows = -(-out.height // -(-out.height // rows))
     return Tiling(rows, out.width, 0, 0, column_tiles(out.channels, machine))
+
+
+def shared(pixels: range, size: int) -> range:
+    """Return the rows (or columns) of an output or of a second operand for those of the output: a single one for all.
+
+    Args:
+        pixels: rows of the output.
+        size: rows of the operand.
+    """
+    return range(1) if size == 1 else pixels
 
 
 def input_axes(node: QConv | QWindow, src: QTensor, out: QTensor) -> tuple[Axis, Axis]:

@@ -7,7 +7,7 @@ from npu_isa.machine.config import WORD_BYTES
 from npu_compiler.backend.memory import Pitch, words_per_pixel
 from npu_compiler.backend.plan import NodePlan, Plan
 from npu_compiler.backend.strips import Strip, sliced_words, source_columns
-from npu_compiler.backend.tiles import input_axes, input_span
+from npu_compiler.backend.tiles import input_axes, input_span, shared
 from npu_compiler.qgraph.ir import QFold
 
 
@@ -50,12 +50,14 @@ def operand(plan: Plan, n: NodePlan, role: str, name: str, index: int, strip: St
     tensor, view, pitch, moved = plan.graph.tensors[name], plan.views[name], n.pitches[role], n.moved.get(role)
     words = words_per_pixel(tensor)
     if moved is None:
-        return Operand(plan.address[view.root] + view.word, 0, range(tensor.width), 0, words, pitch)
+        root = plan.pitches[view.root]
+        base = plan.address[view.root] + view.place.y * root.row + view.place.x * root.pixel + view.word
+        return Operand(base, 0, range(tensor.width), 0, words, pitch)
     first = 0
     if moved.sliced:
         first, end = (sliced_words(tensor, c, plan.machine) for c in (strip.columns.start, strip.columns.stop))
         words = end - first
-    row0, columns = strip.y.start, strip.x
+    row0, columns = shared(strip.y, tensor.height).start, shared(strip.x, tensor.width)
     if role == "src":
         rows, cols = input_axes(n.node, tensor, plan.graph.tensors[n.node.out])
         row0, columns = input_span(rows, strip.y)[0], source_columns(cols, strip.x)
@@ -100,13 +102,15 @@ def move(plan: Plan, name: str, root: int, at: Operand, rows: range) -> dict[str
         at: where the strip lies.
         rows: of the tensor.
     """
-    tensor, view = plan.graph.tensors[name], plan.views[name]
-    pixel = words_per_pixel(plan.graph.tensors[view.root]) * WORD_BYTES
+    view = plan.views[name]
+    whole = plan.graph.tensors[view.root]
+    pixel = words_per_pixel(whole) * WORD_BYTES
+    first = root + (view.place.y * whole.width + view.place.x) * pixel
+    row, pixel = view.place.step_y * whole.width * pixel, view.place.step_x * pixel  # of the view
     width, run = len(at.columns), at.words * WORD_BYTES
     dense = run == pixel == at.pitch.pixel * WORD_BYTES
-    row = tensor.width * pixel
     return {
-        "dram_addr": root + rows.start * row + at.columns.start * pixel + (view.word + at.first) * WORD_BYTES,
+        "dram_addr": first + rows.start * row + at.columns.start * pixel + (view.word + at.first) * WORD_BYTES,
         "rows": len(rows),
         "cols": 1 if dense else width,
         "run": width * run if dense else run,

@@ -9,7 +9,17 @@ import numpy as np
 
 from npu_compiler.frontend.build import choose, concat, crop, mosaic
 from npu_compiler.frontend.importer import MAX_CHANNELS, MAX_PARTS, Importer, Refused, Value
-from npu_compiler.frontend.layout import Atom, Axes, Axis, axis_atoms, image_axes, joined, regrouped, size_of, whole
+from npu_compiler.frontend.layout import (
+    Atom,
+    Axes,
+    Axis,
+    axis_atoms,
+    image_axes,
+    joined,
+    regrouped,
+    size_of,
+    whole,
+)
 from npu_compiler.graph.ir import Place
 
 Index = dict[Atom, int]
@@ -50,12 +60,20 @@ def result(imp: Importer, value: Value) -> Value:
 
     An image with its channels last is left as it is.
     """
-    if len(value.order) != 3 or imp.in_memory_order(value):
-        return value
-    channels = value.order[0]
-    if (channels and 0 not in {a.axis for a in channels}) or size_of(channels) > MAX_CHANNELS:
-        return value
-    return as_image(imp, value) if pieces(value.order) <= MAX_PARTS else value
+    return as_image(imp, value) if not imp.in_memory_order(value) and _arranges(value) else value
+
+
+def gives(imp: Importer, name: str) -> bool:
+    """Whether an ONNX value can be an output: computed from the image, in the order of a tensor or brought to it."""
+    return imp.known(name) and (imp.in_memory_order(imp.value(name)) or _arranges(imp.value(name)))
+
+
+def _arranges(value: Value) -> bool:
+    """Whether a value is an image whose channels are first, in parts that are not too many."""
+    if len(value.order) != 3 or size_of(value.order[0]) > MAX_CHANNELS:
+        return False
+    channels = {a.axis for a in value.order[0]}
+    return (not channels or 0 in channels) and pieces(value.order) <= MAX_PARTS
 
 
 def shape_text(order: Axes) -> str:

@@ -24,6 +24,7 @@ CHW: Order = (0, 1, 2)
 HWC: Order = (1, 2, 0)
 MAX_PARTS = 1024  # of an image that is put together, or taken apart
 MAX_CHANNELS = 1 << 20  # far beyond every machine: what is larger is damage, and lists of channels must fit memory
+OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}  # of the weights; of Gemm with transB 0
 MAX_VALUES = 1 << 31  # of a tensor of one image
 
 
@@ -46,6 +47,16 @@ class Value:
     def flat(self) -> bool:
         """Whether it is a vector."""
         return len(self.order) == 1
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the integers that a QuantizeLinear makes stand for: (integer - zero) * scale, low..high steps of it."""
+
+    scale: float
+    zero: int
+    low: int
+    high: int
 
 
 class Importer:
@@ -88,8 +99,10 @@ class Importer:
         self._node_names, self._tensor_names = set(names), set(names)
         self._steps: set[str] = set()  # tensors that the ONNX model does not have
         self.integers: set[str] = set()  # outputs of QuantizeLinear
-        self.quantized: dict[str, tuple[str, float, bool]] = {}  # output of QuantizeLinear: value, scale, signed
+        self.quantized: dict[str, tuple[str, Steps]] = {}  # output of QuantizeLinear: the value that it quantizes
         self.weights: dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]] = {}  # dequantized constants
+        self.axes: dict[str, int] = {}  # of dequantized constants with several scales
+        self.unkept: dict[str, str] = {}  # dequantized constants that cannot be weights, and why
 
     def value(self, name: str) -> Value:
         """Return what an ONNX value stands for."""
@@ -251,16 +264,22 @@ def operator(*names: str, element_wise: bool = False, limits: str = "") -> Calla
     return register
 
 
+def check_operator(node: onnx.NodeProto) -> None:
+    """Raise Refused if no function understands a node's operator."""
+    if node.domain or node.op_type not in OPERATORS:
+        raise Refused("operator not supported" if node.domain else REFUSALS.get(node.op_type, "operator not supported"))
+
+
+def import_node(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    """Let the function of a node's operator import it; raise Refused if none does, or it cannot."""
+    check_operator(node)
+    with np.errstate(all="ignore"):  # what is not finite is found where it is used
+        OPERATORS[node.op_type](imp, node, constants)
+
+
 def _first_line(function: Function) -> str:
     module = inspect.getmodule(function)
     return ((module.__doc__ or "" if module else "").splitlines() or [""])[0].partition(": ")[2]
-
-
-def function_of(node: onnx.NodeProto) -> Function:
-    """Return the function of a node's operator."""
-    if node.domain or node.op_type not in OPERATORS:
-        raise Refused("operator not supported" if node.domain else REFUSALS.get(node.op_type, "operator not supported"))
-    return OPERATORS[node.op_type]
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -321,8 +340,10 @@ def weights_of(
     imp: Importer, node: onnx.NodeProto, index: int, constants: Constants, what: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None] | None:
     """Return a constant weight as float32, and its scale if a QDQ model gives one."""
-    if index < len(node.input) and node.input[index] in imp.weights:
-        return imp.weights[node.input[index]]
+    if index < len(node.input) and (name := node.input[index]) in imp.weights:
+        if index == 1 and node.op_type in OUTPUT_AXES and not imp.requantize:
+            _check_kept(imp, node, name)
+        return imp.weights[name]
     array = constant(node, index, constants, what)
     if array is None:
         return None
@@ -342,3 +363,15 @@ def needed_weights(
     if found is None:
         raise Refused(f"{what} must be given")
     return found
+
+
+def _check_kept(imp: Importer, node: onnx.NodeProto, name: str) -> None:
+    """Refuse dequantized weights whose integers a layer cannot keep."""
+    if name in imp.unkept:
+        raise Refused(imp.unkept[name])
+    axis = OUTPUT_AXES[node.op_type] - (node.op_type == "Gemm" and bool(attributes(node).get("transB", 0)))
+    if imp.axes.get(name, axis) != axis:
+        raise Refused(
+            f"scales on axis {imp.axes[name]} of the weights, which is not that of the outputs, {axis}; compile with "
+            "--requantize and calibration data to quantize anew"
+        )

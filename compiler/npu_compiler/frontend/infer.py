@@ -59,10 +59,30 @@ def model_of(
     return helper.make_model(graph, opset_imports=list(opsets))
 
 
+def strict_types(model: onnx.ModelProto) -> Types:
+    """Return the types of the outputs of a model of one node, whether or not their sizes are known.
+
+    Raises:
+        Exception: of the library, which has many: types, shapes or attributes contradict each other; nothing is known.
+    """
+    if holds_graph(model.graph.node[0]) or _slices_nothing(model):
+        raise ValueError("its sizes cannot be inferred")
+    made = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph.output
+    for value in made:
+        if any(d.dim_value < 0 for d in value.type.tensor_type.shape.dim):
+            raise ValueError(f"{value.name!r} would have sizes below zero")
+    return {value.name: value.type for value in made}
+
+
+def _slices_nothing(model: onnx.ModelProto) -> bool:
+    """Whether a Slice reads an empty tensor: sizes fall below zero where steps go backwards through nothing."""
+    empty = any(0 in (sizes(value.type) or ()) for value in model.graph.input)
+    return empty and model.graph.node[0].op_type == "Slice"
+
+
 def output_types(model: onnx.ModelProto) -> Types:
     """Return the types of the outputs of a model of one node, those alone whose sizes are known."""
-    empty = any(0 in (sizes(value.type) or ()) for value in model.graph.input)
-    if holds_graph(model.graph.node[0]) or (empty and model.graph.node[0].op_type == "Slice"):
-        return {}  # sizes below zero: inside, or where steps go backwards through nothing
+    if holds_graph(model.graph.node[0]) or _slices_nothing(model):
+        return {}  # sizes may fall below zero
     made = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
     return {value.name: value.type for value in made if sizes(value.type) is not None}

@@ -21,6 +21,7 @@ from npu_compiler.frontend.importer import (
     scalar,
     text,
 )
+from npu_compiler.frontend.qdq import narrow
 from npu_compiler.graph.curves import Program
 from npu_compiler.graph.ir import Activation, Clip, Curve, LeakyRelu
 
@@ -55,6 +56,9 @@ def limits(low: float, high: float) -> Activation | Curve:
 
 @operator("Clip", element_wise=True, limits="constant limits")
 def _clip(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    if node.input[0] in imp.integers:
+        narrow(imp, node, constants)
+        return
     low, high = (scalar(node, i, constants, "a limit") for i in (1, 2))
     low, high = -np.inf if low is None else low, np.inf if high is None else high
     if math.isnan(low) or math.isnan(high) or low == np.inf or high == -np.inf:

@@ -1,4 +1,7 @@
-"""ONNX QuantizeLinear and DequantizeLinear: symmetric quantization is kept, the rest refused."""
+"""ONNX QuantizeLinear and DequantizeLinear: integers of 8 bits are kept, whatever their zero point; wider ones refused.
+
+What bytes cannot hold as they are is seen to by `npu_compiler.quantize.zeros`, which knows who reads a tensor.
+"""
 
 from typing import Any, assert_never
 
@@ -6,7 +9,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from npu_compiler.frontend.importer import Constants, Importer, Refused, attributes, constant, needed, operator
+from npu_compiler.frontend.importer import (
+    Constants,
+    Importer,
+    Refused,
+    Steps,
+    attributes,
+    constant,
+    needed,
+    operator,
+    scalar,
+)
 from npu_compiler.graph.ir import (
     Act,
     Add,
@@ -19,47 +32,57 @@ from npu_compiler.graph.ir import (
     Mosaic,
     Mul,
     Pool,
-    TensorQuant,
     clips_negative,
     inputs,
+    stored,
 )
+
+ANEW = "compile with --requantize and calibration data to quantize anew"
+BYTES = {"int8": (-128, 127), "uint8": (0, 255)}
+INT8 = BYTES["int8"]
 
 
 @operator("QuantizeLinear", element_wise=True)
 def _quantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    steps = _steps(node, constants)
     imp.integers.add(node.output[0])
-    if imp.requantize:
-        _keep_clamp(imp, node, constants)
-        return
-    scale, signed = _scale(node, constants)
-    if scale.size != 1:
-        raise Refused("activations need one scale for the tensor")
     source = node.input[0]
-    if signed or source not in imp.plain:
+    if imp.requantize:
+        _keep_clamp(imp, node, source, steps)
+    elif steps.low < 0 or source not in imp.plain:
         imp.same(node, source)
     else:  # whoever reads the value as it is must not get it clamped
-        _keep_clamp(imp, node, constants)
+        _keep_clamp(imp, node, source, steps)
         source = node.output[0]
-    imp.quantized[node.output[0]] = (source, float(scale.reshape(-1)[0]), signed)
+    imp.quantized[node.output[0]] = (source, steps)
 
 
-def _keep_clamp(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+def narrow(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    """Import a Clip of integers: quantization to fewer bits, as Brevitas writes it (QCDQ)."""
+    if node.input[0] not in imp.quantized:
+        raise Refused("its input is integers that no QuantizeLinear makes")
+    source, steps = imp.quantized[node.input[0]]
+    low, high = (scalar(node, i, constants, "a limit") for i in (1, 2))
+    least = steps.low if low is None else max(steps.low, round(low) - steps.zero)
+    most = steps.high if high is None else min(steps.high, round(high) - steps.zero)
+    if not least <= 0 <= most:
+        raise Refused(f"limits {low}..{high} exclude the zero point {steps.zero}")
+    imp.same(node, node.input[0])
+    imp.integers.add(node.output[0])
+    imp.quantized[node.output[0]] = (source, Steps(steps.scale, steps.zero, least, most))
+
+
+def _keep_clamp(imp: Importer, node: onnx.NodeProto, source: str, steps: Steps) -> None:
     """Put an activation in the place of a quantization whose least integer stands for 0.
 
     Quantizers leave a ReLU, or a ReLU6, to this clamp.
     """
-    scale, zero = _constants(node, constants)
-    if zero is not None and zero.dtype.kind not in "iu":
-        raise Refused(f"{zero.dtype} integers are not supported")
-    kind = np.iinfo(np.uint8) if zero is None else np.iinfo(zero.dtype)
-    offset = 0 if zero is None else int(zero.reshape(-1)[0])
-    value = imp.value(node.input[0])
-    if offset != kind.min or scale.size != 1 or _never_negative(imp, value.tensor):
-        imp.same(node, node.input[0])
+    value = imp.value(source)
+    if steps.low != 0 or _never_negative(imp, value.tensor):
+        imp.same(node, source)
         return
-    act = Clip(low=0.0, high=float(scale.reshape(-1)[0]) * (kind.max - offset))
-    made = Act(*imp.identity(node), value.tensor, act)
-    imp.emit(made, imp.shapes[value.tensor], flat=value.flat, order=value.order)
+    act = Clip(low=0.0, high=steps.scale * steps.high)
+    imp.emit(Act(*imp.identity(node), value.tensor, act), imp.shapes[value.tensor], flat=value.flat, order=value.order)
 
 
 def _constants(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -104,31 +127,34 @@ def _fix(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     """Fix the quantization of the tensor that a QuantizeLinear and this node pass on."""
     if node.input[0] not in imp.quantized:
         raise Refused("its input is neither constant nor made by QuantizeLinear")
-    scale, _ = _scale(node, constants)
-    source, given, signed = imp.quantized[node.input[0]]
-    if scale.size != 1 or float(scale.reshape(-1)[0]) != given:
-        raise Refused("QuantizeLinear and DequantizeLinear have different scales")
-    fixed = TensorQuant(given, signed)
-    if imp.quant.setdefault(imp.value(source).tensor, fixed) != fixed:
+    source, given = imp.quantized[node.input[0]]
+    own = _steps(node, constants)
+    if (own.scale, own.zero) != (given.scale, given.zero):
+        raise Refused("QuantizeLinear and DequantizeLinear have different scales or zero points")
+    (fixed, *_), tensor = stored(given.scale, given.low, given.high), imp.value(source).tensor
+    if imp.quant.setdefault(tensor, fixed) != fixed:
         raise Refused("the tensor is quantized twice, with different scales")
 
 
-def _scale(node: onnx.NodeProto, constants: Constants) -> tuple[NDArray[Any], bool]:
-    """Return the scale of a Q or DQ node and whether its integers are signed; the zero point must be 0."""
+def _steps(node: onnx.NodeProto, constants: Constants) -> Steps:
+    """Return what the integers of a Q or DQ node of activations stand for."""
     scale, zero = _constants(node, constants)
+    if scale.size != 1 or (zero is not None and zero.size != 1):
+        raise Refused("activations need one scale for the tensor")
     if zero is None:  # unsigned, unless opset 21 says otherwise
-        return scale, attributes(node).get("output_dtype", 0) == onnx.TensorProto.INT8
-    if zero.dtype not in (np.int8, np.uint8, np.int32):
-        raise Refused(f"{zero.dtype} integers are not supported")
-    if zero.any():
-        raise Refused(
-            f"zero point {int(zero.reshape(-1)[0])}: only symmetric quantization is kept; compile with --requantize "
-            "and calibration data to quantize anew"
-        )
-    return scale, zero.dtype != np.uint8
+        kind = attributes(node).get("output_dtype", 0) or onnx.TensorProto.UINT8
+        name = onnx.TensorProto.DataType.Name(kind).lower() if kind in onnx.TensorProto.DataType.values() else "these"
+    else:
+        name = zero.dtype.name
+    if name not in BYTES:
+        raise Refused(f"{name} integers are not supported")
+    low, high = BYTES[name]
+    offset = 0 if zero is None else int(zero.reshape(-1)[0])
+    return Steps(float(scale.reshape(-1)[0]), offset, low - offset, high - offset)
 
 
 def _dequantize_constant(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
+    """Keep a constant as its value, and where it is 8-bit multiples of a scale, that scale."""
     array = constants[node.input[0]]
     scale, zero = _constants(node, constants)
     if not array.dtype.name.startswith(("int", "uint")):
@@ -141,14 +167,18 @@ def _dequantize_constant(imp: Importer, node: onnx.NodeProto, constants: Constan
     if scale.size > 1:
         wide[axis] = scale.size
     offset = 0 if zero is None else zero.astype(np.int64).reshape(wide if zero.size > 1 else ())
-    values = (array.astype(np.int64) - offset) * scale.astype(np.float64).reshape(wide if scale.size > 1 else ())
+    integers = array.astype(np.int64) - offset
+    values = integers * scale.astype(np.float64).reshape(wide if scale.size > 1 else ())
     kept: NDArray[np.float32] | None = scale.astype(np.float32).reshape(-1)
-    if zero is not None and zero.any():
-        if not imp.requantize:
-            raise Refused("weights with a zero point other than 0; compile with --requantize and calibration data")
+    name = node.output[0]
+    if imp.requantize:
         kept = None
-    if array.dtype != np.int8 or (scale.size > 1 and axis not in (0, 1)) or imp.requantize:
+    elif integers.size and not INT8[0] <= integers.min() <= integers.max() <= INT8[1]:
         kept = None
-    if kept is not None and scale.size > 1 and axis == 1 and array.ndim != 2:
-        kept = None
-    imp.weights[node.output[0]] = (values.astype(np.float32), kept)
+        less = " less their zero points" if np.any(offset) else ""
+        imp.unkept[name] = (
+            f"integers {integers.min()}..{integers.max()}{less}: weights must be {INT8[0]}..{INT8[1]}; {ANEW}"
+        )
+    imp.weights[name] = (values.astype(np.float32), kept)
+    if scale.size > 1:
+        imp.axes[name] = axis

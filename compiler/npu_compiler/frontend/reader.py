@@ -1,34 +1,46 @@
-"""From an ONNX file to the float graph: float models and symmetric QDQ models.
+"""From an ONNX file to the float graph: float models and quantized ones.
 
-`model` makes the file ready, `image` finds the image; each supported operator has one small function (`ops`, `moves`,
-`qdq`). This module walks the nodes.
+`model` makes the file ready, `forms` writes quantized operators as QDQ, `image` finds the image; each supported
+operator has one small function (`ops`, `moves`, `qdq`). This module walks the nodes.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
-from npu_compiler.frontend.arrange import result
-from npu_compiler.frontend.image import find_image
-from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, function_of
+from npu_compiler.frontend.arrange import gives, result
+from npu_compiler.frontend.forms import to_qdq
+from npu_compiler.frontend.host import NotCutError, cut, host_part
+from npu_compiler.frontend.image import Image, find_image
+from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, check_operator, import_node
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
-from npu_compiler.graph.ir import Graph
+from npu_compiler.graph.ir import Conv, Graph
+from npu_compiler.graph.passes.prune import prune
+from npu_compiler.outputs import HostChoice, Output
 
 
-def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[int, ...] | None = None) -> Graph:
+def read_onnx(
+    path: str | Path,
+    *,
+    requantize: bool = False,
+    input_shape: tuple[int, ...] | None = None,
+    host: HostChoice = "auto",
+) -> Graph:
     """Read an ONNX model.
 
     Args:
-        path: the file; one image input, one output. An opset that is not supported is converted, floating point of 16
-            and 64 bits read as float32; the graph's notes say so.
+        path: the file; one image input, one output or more. An opset that is not supported is converted, floating
+            point of 16 and 64 bits read as float32; the graph's notes say so.
         requantize: drop the activation quantization of a QDQ model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
+        host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
 
     Returns:
         the float graph, one node an operator, not yet optimized.
@@ -39,17 +51,91 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     """
     where = Path(path).name or str(path)
     model, notes = load_model(Path(path), where)
+    reasons = to_qdq(model.graph)
     image = find_image(model.graph, where, input_shape)
+    graph = _read(model, notes, image, where, reasons, requantize=requantize, host=host)
+    return replace(graph, takes_bytes=image.is_bytes)
+
+
+def _read(
+    model: onnx.ModelProto,
+    notes: tuple[str, ...],
+    image: Image,
+    where: str,
+    reasons: Mapping[str, str],
+    *,
+    requantize: bool,
+    host: HostChoice,
+) -> Graph:
+    """Return the graph of a model that is ready to be imported; see `read_onnx`."""
+    outputs = _output_names(model.graph, where)
     nodes = model.graph.node
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
-    plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | {model.graph.output[0].name}
-    importer = Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
-    refused = _walk(model, importer, where)
+    plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
+
+    def new_importer() -> Importer:
+        return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
+
+    importer = new_importer()
+    refused = _walk(model, importer, where, reasons)
+    if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
+        return _finish(outputs, importer, where, notes)
+    why = ""
+    if host == "auto":
+        try:
+            return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
+        except NotCutError as error:
+            why = f"; the host cannot run this: {error}" if str(error) else ""
     if refused:
         raise UnsupportedError(
-            _refusals(refused), where, f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+            _refusals(refused) + why,
+            where,
+            f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model",
         )
-    return _finish(model.graph.output[0].name, importer, where, notes)
+    return _finish(outputs, importer, where, notes)
+
+
+def _cut(
+    model: onnx.ModelProto,
+    new_importer: Callable[[], Importer],
+    outputs: list[str],
+    where: str,
+    notes: tuple[str, ...],
+    refused: list[str],
+) -> Graph:
+    """Return the graph of what the machine can do, the rest as the host's part.
+
+    Raises:
+        NotCutError: there is nothing to cut off, or nothing left, or the host cannot run what is cut off.
+    """
+    importer, part = cut(model, new_importer, outputs, where)
+    given = [name for name in outputs if name not in part.made]
+    given += [name for name in part.reads() if name not in given]
+    if not given or all(importer.value(name).tensor == importer.input for name in given):
+        raise NotCutError  # nothing is left for the machine: the refusal says enough
+    idle = [name for name in refused if name not in {node.name for node, _ in part.nodes}]
+    notes += (f"left out, as no output needs them: {shortened(idle)}",) if idle else ()
+    if part.nodes and not part.reads():
+        raise NotCutError("it reads nothing that the machine gives")
+    graph = _finish(given, importer, where, notes)
+    if not part.nodes:
+        return graph
+    macs = sum(
+        node.weight.size * math.prod(graph.shapes[node.out][1:])
+        for node in prune(graph).nodes
+        if isinstance(node, Conv)
+    )
+    return replace(graph, host=host_part(part, importer, outputs, macs, model.opset_import))
+
+
+def _output_names(graph: onnx.GraphProto, where: str) -> list[str]:
+    """Return the names of the outputs, one or more, each once."""
+    names = [value.name for value in graph.output]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        fault = f"several outputs are called {shortened(twice)}" if twice else "the model has no outputs"
+        raise ModelError(fault, where, "export the model again, each output with a name of its own")
+    return names
 
 
 def _refusals(refused: list[tuple[str, str, str]]) -> str:
@@ -63,7 +149,9 @@ def _refusals(refused: list[tuple[str, str, str]]) -> str:
     )
 
 
-def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[str, str, str]]:
+def _walk(
+    model: onnx.ModelProto, importer: Importer, where: str, reasons: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
     """Import every node; return the refusals: node, operator, reason.
 
     What reads a refused node is judged too where it is known what shape of tensor that makes; else it is passed over.
@@ -75,10 +163,11 @@ def _walk(model: onnx.ModelProto, importer: Importer, where: str) -> list[tuple[
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
-            function = function_of(node)
+            if node.name in reasons:
+                raise Refused(reasons[node.name])
+            check_operator(node)
             if not importer.lost & set(node.input):
-                with np.errstate(all="ignore"):  # what is not finite is found where it is used
-                    function(importer, node, constants)
+                import_node(importer, node, constants)
                 continue
         except Refused as error:
             refused.append((node.name, node.op_type, str(error)))
@@ -109,25 +198,32 @@ def _output_types(
         return {}
 
 
-def _finish(name: str, importer: Importer, where: str, notes: tuple[str, ...]) -> Graph:
+def _finish(names: list[str], importer: Importer, where: str, notes: tuple[str, ...]) -> Graph:
+    outputs = tuple(_output(name, importer, where) for name in names)
+    if all(output.tensor == importer.input for output in outputs):
+        raise ModelError("the model computes nothing", where, "check the model")
+    return Graph(
+        name=Path(where).stem,
+        nodes=tuple(importer.nodes),
+        shapes=importer.shapes,
+        input=importer.input,
+        outputs=outputs,
+        quant=importer.quant,
+        notes=notes,
+    )
+
+
+def _output(name: str, importer: Importer, where: str) -> Output:
     if not importer.known(name):
         raise ModelError(f"output {name!r} is not computed from the image", where, "check the model")
     value = result(importer, importer.value(name))
-    if value.tensor == importer.input:
-        raise ModelError("the model computes nothing", where, "check the model")
+    if name in importer.integers:
+        hint = "let the model end in a DequantizeLinear: keep its float output"
+        raise UnsupportedError(f"output {name!r} is integers", where, hint)
     if not importer.in_memory_order(value):
         raise UnsupportedError(
             f"output {name!r} has its channels not first: shape (N, {', '.join(map(str, importer.full_shape(name)))})",
             where,
             "remove the Transpose before the output",
         )
-    return Graph(
-        name=Path(where).stem,
-        nodes=tuple(importer.nodes),
-        shapes=importer.shapes,
-        input=importer.input,
-        output=value.tensor,
-        output_shape=importer.full_shape(name),
-        quant=importer.quant,
-        notes=notes,
-    )
+    return Output(name, value.tensor, importer.full_shape(name))

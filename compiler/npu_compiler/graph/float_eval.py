@@ -48,7 +48,7 @@ def evaluate(
     Args:
         graph: the network; fixed quantizations clamp their tensors but do not round them.
         x: float32 (N, channels, height, width).
-        keep: return every tensor, not the output alone.
+        keep: return every tensor, not those of the outputs alone.
         visit: called with the name and the values of each tensor once they are there, the input first.
         each: `map` of a pool of threads: blocks of images of a convolution then run side by side.
 
@@ -63,9 +63,9 @@ def evaluate(
         visit(node.out, values[node.out])
         if not keep:
             for tensor in set(inputs(node)):
-                if last_use[tensor] == index and tensor != graph.output:
+                if last_use[tensor] == index and tensor not in graph.output_tensors:
                     del values[tensor]
-    return values if keep else {graph.output: values[graph.output]}
+    return values if keep else {name: values[name] for name in graph.output_tensors}
 
 
 def _fixed(graph: Graph, tensor: str, x: F) -> F:

@@ -7,14 +7,17 @@ product is a convolution; flattening has no node (a Gemm after it is a convoluti
 every place that a new member must touch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Literal, assert_never
 
 import numpy as np
+from npu_isa.file.binary import HostPart
 from numpy.typing import NDArray
 
 from npu_compiler.graph.curves import SPREAD, curve
+from npu_compiler.outputs import Output, tensors_of
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -57,16 +60,62 @@ class Curve:
 
 @dataclass(frozen=True)
 class TensorQuant:
-    """Quantization fixed by a QDQ model: symmetric, zero point 0. Its tensor takes no values outside `limits`."""
+    """How a tensor is held in bytes, fixed by a quantized model or chosen; it takes no values outside `limits`.
+
+    Attributes:
+        scale: real value of one step.
+        signed: bytes are -128..127, else 0..255.
+        zero: the byte that stands for 0.
+        span: least and largest integer, where they are not those of the byte; beyond it for the output alone.
+    """
 
     scale: float
     signed: bool
+    zero: int = 0
+    span: tuple[int, int] | None = None
+
+    @property
+    def integers(self) -> tuple[int, int]:
+        """Least and largest integer."""
+        return self.span or ((-128, 127) if self.signed else (0, 255))
+
+    @property
+    def wide(self) -> bool:
+        """Whether 8 bits do not hold its integers."""
+        low, high = self.integers
+        least, most = (-128, 127) if self.signed else (0, 255)
+        return low < least or high > most
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """Least and largest value of the tensor, in steps of `scale`."""
+        low, high = self.integers
+        return low - self.zero, high - self.zero
 
     @property
     def limits(self) -> tuple[float, float]:
         """Least and largest value of the tensor."""
-        low, high = (-128, 127) if self.signed else (0, 255)
+        low, high = self.multiples
         return low * self.scale, high * self.scale
+
+
+def stored(scale: float, low: int, high: int) -> tuple[TensorQuant, ...]:
+    """Return how bytes can hold the multiples low..high of a scale, the zero nearest to byte 0 first.
+
+    The integers 0..255 around 128 are those of -128..127 around 0, and so on: names of the same values. Unused channels
+    are byte 0, so that must be among the integers.
+
+    Args:
+        scale: real value of one step.
+        low, high: contain 0, at most 255 apart.
+    """
+    assert low <= 0 <= high <= low + 255, (low, high)
+    found = []
+    for signed, least, most in ((False, 0, 255), (True, -128, 127)):
+        zero = min(max(0, least - low), most - high) if signed else -low
+        span = (low + zero, high + zero)
+        found.append(TensorQuant(scale, signed, zero, None if span == (least, most) else span))
+    return tuple(sorted(found, key=lambda quant: abs(quant.zero)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +219,24 @@ class Place:
     step_y: int = 1
     step_x: int = 1
 
+    def __repr__(self) -> str:
+        """Return first row and column, and the steps between rows and columns."""
+        return f"({self.y}, {self.x}) + ({self.step_y}, {self.step_x})"
+
+
+def fill_once(size: tuple[int, int], parts: Iterable[tuple[Place, tuple[int, int]]]) -> bool:
+    """Whether parts, each a place and its height and width, fill an image of a size, no pixel twice."""
+    seen = np.zeros(size, np.int64)
+    for at, (height, width) in parts:
+        rows = range(at.y, at.y + height * at.step_y, max(at.step_y, 1))
+        cols = range(at.x, at.x + width * at.step_x, max(at.step_x, 1))
+        if min(at.y, at.x) < 0 or len(rows) != height or len(cols) != width:
+            return False
+        if rows[-1] >= size[0] or cols[-1] >= size[1]:
+            return False
+        seen[np.ix_(rows, cols)] += 1
+    return bool((seen == 1).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Mosaic(_Base):
@@ -209,25 +276,33 @@ Node = Conv | Affine | Act | Add | Mul | Pool | Concat | Mosaic | Crop | Channel
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network with one image input and one output.
+    """A network with one image input.
 
     Attributes:
         nodes: in topological order.
         shapes: (channels, height, width) of each tensor, the input included.
-        input, output: tensor names.
-        output_shape: shape of the ONNX output without the batch axis.
+        input: name of the image's tensor.
+        outputs: what it gives, one or more, in the order of the ONNX model; nodes may read these tensors too.
         quant: tensors whose quantization a QDQ model fixes.
         notes: remarks of the importer.
+        host: the end of the model that the host runs, on these outputs; or None.
+        takes_bytes: the ONNX input is uint8: pixels as they are, with no preprocessing.
     """
 
     name: str
     nodes: tuple[Node, ...]
     shapes: dict[str, Shape]
     input: str
-    output: str
-    output_shape: tuple[int, ...]
+    outputs: tuple[Output, ...]
     quant: dict[str, TensorQuant] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    host: HostPart | None = None
+    takes_bytes: bool = False
+
+    @cached_property
+    def output_tensors(self) -> tuple[str, ...]:
+        """Tensors of the outputs, in their order, each once."""
+        return tensors_of(self.outputs)
 
     def users(self, tensor: str) -> tuple[Node, ...]:
         """Return the nodes that read a tensor."""
@@ -235,7 +310,8 @@ class Graph:
 
     def dump(self) -> str:
         """Return one line a node; arrays as their shape."""
-        lines = [f"graph {self.name}: {self.input} {self.shapes[self.input]} -> {self.output} {self.output_shape}"]
+        given = ", ".join(f"{o.tensor} {o.shape}" for o in self.outputs)
+        lines = [f"graph {self.name}: {self.input} {self.shapes[self.input]} -> {given}"]
         for node in self.nodes:
             parts = []
             for f in fields(node):
@@ -279,7 +355,9 @@ def clips_negative(act: Activation | Curve) -> bool:
             return act.low >= 0
         case Curve():
             return not (curve(act.program, SPREAD) < 0).any()
-        case Identity() | LeakyRelu():
+        case LeakyRelu():
+            return bool((np.array(act.alpha) <= 0).all())
+        case Identity():
             return False
     assert_never(act)
 

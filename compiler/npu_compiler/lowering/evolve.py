@@ -1,7 +1,7 @@
 """The evolutionary search of the paper (section "channel selection"): which groups turn 4-bit at each ratio.
 
 A chromosome holds one flag per channel group. Fitness is the mean squared distance between the outputs of the mixed and
-of the 8-bit model on calibration images, in squared steps of the output; less is better. Mutation swaps flags inside a
+of the 8-bit model on calibration images, in squared steps of the first; less is better. Mutation swaps flags inside a
 layer; crossover takes each layer from either parent, which moves the low-bit share between layers. The sets are nested:
 50 % is searched first, 25 % inside it, 75 % around it.
 """

@@ -18,13 +18,16 @@ from npu_compiler.qgraph.ir import (
     Epilogue,
     Function,
     Leaky,
+    Lookup,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
     QWindow,
+    Residual,
 )
 
 Order = NDArray[np.int64]
@@ -33,7 +36,7 @@ Order = NDArray[np.int64]
 def order_groups(graph: QuantizedGraph) -> QuantizedGraph:
     """Return the same network with the groups of its tensors reordered for its main consumers.
 
-    Concat operands and results, the folded image and the output keep their order.
+    Concat operands and results, the folded image and the outputs keep their order.
     """
     orders = _class_orders(graph)
     tensors = {name: _tensor(t, orders.get(name)) for name, t in graph.tensors.items()}
@@ -44,11 +47,11 @@ def order_groups(graph: QuantizedGraph) -> QuantizedGraph:
 def _class_orders(graph: QuantizedGraph) -> dict[str, Order]:
     """Return per tensor of a free class the old group that stands at each place."""
     ties: nx.Graph = nx.Graph()
-    pinned = {graph.input, graph.output}
+    pinned = {graph.input, *graph.output_tensors}
     for node in graph.nodes:
         ties.add_nodes_from([node.out, *node.inputs])
         match node:
-            case QWindow():
+            case QWindow() | QMosaic():
                 nx.add_path(ties, [node.out, *node.inputs])
             case QConv():
                 if node.residual is not None:
@@ -83,13 +86,13 @@ def _tensor(tensor: QTensor, order: Order | None) -> QTensor:
 
 
 def _epilogue(e: Epilogue, at: Order) -> Epilogue:
-    residual = None if e.residual is None else replace(e.residual, mult=e.residual.mult[at])
-    return Epilogue(e.bias[at], e.mult[at], e.shift[at], _function(e.function, at), residual)
+    operand = replace(e.operand, mult=e.operand.mult[at]) if isinstance(e.operand, Residual) else e.operand
+    return Epilogue(e.bias[at], e.mult[at], e.shift[at], _function(e.function, at), operand)
 
 
 def _function(f: Function, at: Order) -> Function:
     match f:
-        case Clamp():
+        case Clamp() | Lookup():
             return f
         case Leaky():
             return replace(f, mult=f.mult[at])
@@ -107,7 +110,7 @@ def _node(graph: QuantizedGraph, node: QNode, orders: dict[str, Order]) -> QNode
             return replace(node, epilogue=_epilogue(node.epilogue, at), weight=weight)
         case QConv():
             return _inputs_moved(_outputs_moved(node, made), orders.get(node.src))
-        case QConcat() | QFold():
+        case QConcat() | QMosaic() | QFold():
             return node
     assert_never(node)
 

@@ -2,13 +2,13 @@
 
 Whatever the rule, the sets of two ratios are nested: an order per layer, and one place in a global order per group.
 
-The greedy rule lowers first what costs least of the network's output per multiply-accumulate. How much a layer costs is
+The greedy rule lowers first what costs the network's outputs least per multiply-accumulate. How much a layer costs is
 measured: the distance of the outputs with all of its groups in 4 bits and nothing else; its groups share that by their
 own errors (npu_compiler.lowering.positions). An error in steps of the layer's own output does not tell how much the
 layers after it make of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
@@ -88,7 +88,7 @@ class Study:
         )
 
     def with_sensitivity(self, units: Units) -> Units:
-        """Return units whose scores are shares of what their layer costs the output."""
+        """Return units whose scores are shares of what their layer costs the outputs."""
         images, evaluator = self.image_bytes[:SENSITIVITY_IMAGES], Evaluator(self.graph)
         reference = evaluator.run(images, {})
         modes = {x.node.name: x.mode(np.ones(len(x.macs), np.bool_), self.options.extract) for x in self.layers}
@@ -96,7 +96,7 @@ class Study:
         score = np.empty(len(units.score))
         for number, layer in enumerate(self.layers):
             mine = units.layer == number
-            cost, error = _squared_distance(outputs[layer.node.name], reference), units.score[mine]
+            cost, error = squared_distance(outputs[layer.node.name], reference), units.score[mine]
             score[mine] = cost * error / max(float(error.sum()), 1e-30)
         return replace(units, score=score)
 
@@ -152,7 +152,7 @@ def _distance(
     units: Units,
     evaluator: Evaluator,
     images: U8,
-    reference: NDArray[np.int16],
+    reference: Mapping[str, NDArray[np.int16]],
     mask: NDArray[np.bool_],
 ) -> float:
     modes = {
@@ -160,8 +160,18 @@ def _distance(
         for number, layer in enumerate(study.layers)
         if mask[units.layer == number].any()
     }
-    return _squared_distance(evaluator.run(images, modes), reference)
+    return squared_distance(evaluator.run(images, modes), reference)
 
 
-def _squared_distance(outputs: NDArray[np.int16], reference: NDArray[np.int16]) -> float:
-    return float(((outputs.astype(np.float64) - reference) ** 2).mean())
+def squared_distance(outputs: Mapping[str, NDArray[np.int16]], reference: Mapping[str, NDArray[np.int16]]) -> float:
+    """Return the mean squared distance of outputs from a reference, in squared steps of the first output.
+
+    The distances of several outputs are added as shares of each one's mean square, so that none counts for the size of
+    its steps.
+
+    Args:
+        outputs, reference: the same tensors by name, each (N, height, width, channels).
+    """
+    power = [max(float((values.astype(np.float64) ** 2).mean()), 1.0) for values in reference.values()]
+    off = [float(((outputs[name].astype(np.float64) - reference[name]) ** 2).mean()) for name in reference]
+    return sum(distance * (power[0] / own) for distance, own in zip(off, power, strict=True))

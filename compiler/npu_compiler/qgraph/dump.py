@@ -8,11 +8,14 @@ from npu_compiler.qgraph.ir import (
     Clamp,
     Computed,
     Epilogue,
+    Factor,
     Function,
     Leaky,
+    Lookup,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
@@ -23,8 +26,8 @@ from npu_compiler.qgraph.ir import (
 
 def dump(graph: QuantizedGraph) -> str:
     """Return one line for the network and one for each node; equal graphs give equal text."""
-    output = "x".join(map(str, graph.output_shape))
-    lines = [f"quantized {graph.name}: {_tensor(graph.tensors[graph.input])} -> {graph.output} ({output})"]
+    given = ", ".join(f"{o.tensor} ({'x'.join(map(str, o.shape))})" for o in graph.outputs)
+    lines = [f"quantized {graph.name}: {_tensor(graph.tensors[graph.input])} -> {given}"]
     for node in graph.nodes:
         lines.append(f"  {_tensor(graph.tensors[node.out])} = {_node(node)}")
     return "\n".join(lines) + "\n"
@@ -41,6 +44,8 @@ def _node(node: QNode) -> str:
             return f"fold({src}{_window(window)})"
         case QConcat(srcs=srcs):
             return f"concat({', '.join(srcs)})"
+        case QMosaic(srcs=srcs, places=places):
+            return f"mosaic({', '.join(f'{s} at {p}' for s, p in zip(srcs, places, strict=True))})"
         case QConv():
             parts = [node.src, *_residual(node)]
             return f"conv({', '.join(parts)}{_window(node.window)}) {_epilogue(node.epilogue)}{_lowering(node)}"
@@ -51,7 +56,9 @@ def _node(node: QNode) -> str:
 
 
 def _residual(node: Computed) -> list[str]:
-    return [] if node.residual is None else [f"+ {node.residual}"]
+    if node.residual is None:
+        return []
+    return [f"{'*' if isinstance(node.epilogue.operand, Factor) else '+'} {node.residual}"]
 
 
 def _window(w: Window) -> str:
@@ -76,6 +83,8 @@ def _function(f: Function) -> str:
             return f"clamp {f.low}..{f.high}"
         case Leaky():
             return f"clamp {f.low}..{f.high} leaky"
+        case Lookup():
+            return f"clamp {f.low}..{f.high} table {f.table.tobytes().hex()[:16]} of steps of {f.scale:.6g}"
     assert_never(f)
 
 

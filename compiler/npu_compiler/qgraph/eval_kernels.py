@@ -64,30 +64,35 @@ def window_sums(x: Array, signed: int, window: Array, out_h: int, out_w: int, su
 
 
 @njit(cache=True, nogil=True)
-def finish(acc: Array, params: Array, rule: Array, residual: Array, signed: int, y: Array) -> None:
-    """Requantize sums (numerics.requantize).
+def finish(acc: Array, params: Array, rule: Array, table: Array, residual: Array, signed: int, y: Array) -> None:
+    """Requantize sums (numerics.requantize), and look them up where there is a table.
 
     Args:
         acc: whole numbers, shape (pixels, channels).
         params: int64 (4, channels): bias, multiplier, shift, second multiplier.
-        rule: leaky?, lowest, highest value.
+        rule: leaky?, lowest, highest value, does the residual multiply?
+        table: uint8 (256,), or (0,) for none.
         residual: shape of acc, or (0, 0) for none; `signed` says how to read it.
         y: uint8 or int16, at least as many pixels as acc.
     """
-    leaky, low, high = rule[0], rule[1], rule[2]
-    added = residual.shape[0] > 0
+    leaky, low, high, product = rule[0], rule[1], rule[2], rule[3]
+    second = residual.shape[0] > 0
     for p in range(acc.shape[0]):
         for c in range(acc.shape[1]):
-            value = np.int64(acc[p, c]) + params[0, c]
-            value = value * params[3, c] if leaky and value < 0 else value * params[1, c]
-            if added:
+            value, other = np.int64(acc[p, c]), np.int64(0)
+            if second:
                 other = np.int64(residual[p, c])
                 if signed and other > 127:
                     other -= 256
-                value += other * params[3, c]
+            if product:
+                value *= other
+                other = np.int64(0)
+            value += params[0, c]
+            value = value * params[3, c] if leaky and value < 0 else value * params[1, c]
+            value += other * params[3, c]
             shift = params[2, c]
-            value = (value + (np.int64(1) << (shift - 1))) >> shift
-            y[p, c] = min(max(value, low), high)
+            value = min(max((value + (np.int64(1) << (shift - 1))) >> shift, low), high)
+            y[p, c] = table[value & 255] if table.shape[0] else value
 
 
 @njit(cache=True, nogil=True)

@@ -16,21 +16,22 @@ from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
 
 from npu_compiler.qgraph import eval_kernels as kernels
-from npu_compiler.qgraph.golden import check_arguments
+from npu_compiler.qgraph.golden import assemble, check_arguments
 from npu_compiler.qgraph.ir import (
     GROUP,
     I8,
     I32,
     U8,
-    Clamp,
     Computed,
     Epilogue,
     Extraction,
-    Function,
+    Factor,
     Leaky,
+    Lookup,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QuantizedGraph,
     QWindow,
@@ -43,6 +44,8 @@ CHUNK_BYTES = 32 << 20  # of all tensors of the images that run at once on a thr
 SHIFTS = range(MAX_SHIFT_LOWER + 1)
 KINDS = {"mac": kernels.MAC, "max": kernels.MAX, "sum": kernels.SUM}
 Array = NDArray[Any]
+
+NO_TABLE = np.zeros(0, np.uint8)
 
 # lowered byte of each byte at each position: TABLE[signed][s, byte]
 TABLE = tuple(
@@ -84,8 +87,8 @@ def mode_at(node: QConv, boundary: int) -> Mode | None:
     return Mode(lowered, shift, wgt, lowering.bias_rows[boundary], lowering.extract)
 
 
-def run(graph: QuantizedGraph, image_bytes: U8, boundaries: Sequence[int]) -> Array:
-    """Return the output of a batch at a boundary vector: int16 (N, height, width, channels), equal to `golden.run`.
+def run(graph: QuantizedGraph, image_bytes: U8, boundaries: Sequence[int]) -> dict[str, Array]:
+    """Return the tensors of the outputs at a boundary vector, as `golden.run` does: int16 (N, height, width, channels).
 
     Raises:
         DataError: images or boundaries do not fit the network.
@@ -108,12 +111,16 @@ class Evaluator:
         per_image = sum(t.height * t.width * t.channels for t in graph.tensors.values())
         self._chunk = max(1, CHUNK_BYTES // per_image)
 
-    def run(self, image_bytes: U8, modes: Mapping[str, Mode]) -> Array:
-        """Return the output, int16 (N, height, width, channels); convolutions without a mode run in 8 bits."""
-        return np.concatenate([values[self.graph.output] for values in self.batches(image_bytes, modes, ())])
+    def run(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, Array]:
+        """Return the tensors of the outputs by name, int16 (N, height, width, channels).
 
-    def each_alone(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, Array]:
-        """Return the output, as `run` does, with each of these convolutions in its mode and all others in 8 bits.
+        Convolutions without a mode run in 8 bits.
+        """
+        parts = list(self.batches(image_bytes, modes, ()))
+        return {name: np.concatenate([values[name] for values in parts]) for name in self.graph.output_tensors}
+
+    def each_alone(self, image_bytes: U8, modes: Mapping[str, Mode]) -> dict[str, dict[str, Array]]:
+        """Return the outputs, as `run` does, with each of these convolutions in its mode and all others in 8 bits.
 
         Only what depends on the convolution is evaluated again.
         """
@@ -121,20 +128,21 @@ class Evaluator:
         plain = {n.name: self._matrix(n, None) for n in convs}
         own = {n.name: self._matrix(n, modes[n.name]) for n in convs if n.name in modes}
 
-        def outputs(part: U8) -> dict[str, Array]:
+        def outputs(part: U8) -> dict[str, dict[str, Array]]:
             exact: dict[str, Array] = {self.graph.input: part}
             for node in self.graph.nodes:
                 exact[node.out] = self._node(node, exact, None, plain.get(node.name))
-            return {name: self._integers(self._changed(exact, name, modes[name], own[name], plain)) for name in own}
+            return {name: self._changed(exact, name, modes[name], own[name], plain) for name in own}
 
         with threads() as pool:
             parts = list(pool.map(outputs, self.parts(image_bytes)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in own}
+        given = self.graph.output_tensors
+        return {name: {t: np.concatenate([part[name][t] for part in parts]) for t in given} for name in own}
 
     def _changed(
         self, exact: Mapping[str, Array], name: str, mode: Mode, matrix: Array, plain: Mapping[str, Array]
-    ) -> Array:
-        """Return the output (raw) where one convolution has a mode, from the tensors where none has one."""
+    ) -> dict[str, Array]:
+        """Return the outputs where one convolution has a mode, from the tensors where none has one."""
         found = {**exact}
         changed: set[str] = set()
         for node in self.graph.nodes:
@@ -145,12 +153,12 @@ class Evaluator:
             else:
                 continue
             changed.add(node.out)
-        return found[self.graph.output]
+        return {name: self._integers(name, found[name]) for name in self.graph.output_tensors}
 
     def batches(
         self, image_bytes: U8, modes: Mapping[str, Mode], keep: Sequence[str], parts: int = THREADS
     ) -> Iterator[dict[str, Array]]:
-        """Yield the output (int16) and the tensors named in `keep` (raw bytes), some images at a time.
+        """Yield the outputs (int16) and the tensors named in `keep` (raw bytes), some images at a time.
 
         Args:
             image_bytes, modes: as for `run`.
@@ -163,12 +171,12 @@ class Evaluator:
             found = {self.graph.input: part}
             for index, node in enumerate(self.graph.nodes):
                 found[node.out] = self._node(node, found, modes.get(node.name), matrices.get(node.name))
-                self._drop(found, index, {*keep, self.graph.output})
+                self._drop(found, index, set(keep))
             return found
 
         with threads() as pool:
             for found in pool.map(values, self.parts(image_bytes, parts)):
-                yield found | {self.graph.output: self._integers(found[self.graph.output])}
+                yield found | {name: self._integers(name, found[name]) for name in self.graph.output_tensors}
 
     def walk(self, image_bytes: U8, choose: "Choose") -> None:
         """Evaluate all images node by node; before each convolution `choose` returns its mode.
@@ -190,7 +198,7 @@ class Evaluator:
     def _step(self, index: int, mode: Mode | None, matrix: Array | None, values: dict[str, Array]) -> None:
         node = self.graph.nodes[index]
         values[node.out] = self._node(node, values, mode, matrix)
-        self._drop(values, index, {self.graph.output})
+        self._drop(values, index, set())
 
     def _mean(
         self, pool: ThreadPoolExecutor, found: list[dict[str, Array]], node: QConv, mode: Mode | None
@@ -219,8 +227,8 @@ class Evaluator:
         for name in {n for n in self.graph.nodes[index].inputs if self._last[n] == index and n not in keep}:
             del values[name]
 
-    def _integers(self, raw: Array) -> Array:
-        out = self.graph.tensors[self.graph.output]
+    def _integers(self, name: str, raw: Array) -> Array:
+        out = self.graph.tensors[name]
         return raw if out.bits == 16 else (raw.view(np.int8) if out.signed else raw).astype(np.int16)
 
     def _node(self, node: QNode, values: Mapping[str, Array], mode: Mode | None, matrix: Array | None) -> Array:
@@ -229,6 +237,8 @@ class Evaluator:
         match node:
             case QConcat():
                 return np.concatenate([values[s] for s in node.srcs], axis=3)
+            case QMosaic():
+                return assemble(node, out, values)
             case QFold():
                 y = np.zeros(shape, np.uint8)
                 kernels.fold(values[node.src], _window(node.window), y)
@@ -254,7 +264,8 @@ class Evaluator:
         step = max(64, BLOCK_BYTES // (depth * matrix.itemsize))
         block = np.empty((min(rows, step), depth), matrix.dtype)
         acc = np.empty((len(block), matrix.shape[1]), matrix.dtype)
-        window, epilogue, residual = _window(node.window), _epilogue(node.epilogue, bias), self._residual(node, values)
+        window, epilogue = _window(node.window), _epilogue(node.epilogue, bias)
+        residual = self._residual(node, values, y)
         flat = y.reshape(rows, -1)
         for first in range(0, rows, step):
             count = min(step, rows - first)
@@ -288,14 +299,17 @@ class Evaluator:
         acc = np.empty(y.shape, np.int32)
         kernels.reduce(values[node.src], signed, KINDS[node.kind], _window(node.window), weight, acc)
         rows = y.shape[0] * y.shape[1] * y.shape[2]
-        epilogue, residual = _epilogue(node.epilogue, node.epilogue.bias), self._residual(node, values)
+        epilogue, residual = _epilogue(node.epilogue, node.epilogue.bias), self._residual(node, values, y)
         kernels.finish(acc.reshape(rows, -1), *epilogue, residual, self._sign(node), y.reshape(rows, -1))
 
-    def _residual(self, node: Computed, values: Mapping[str, Array]) -> Array:
+    def _residual(self, node: Computed, values: Mapping[str, Array], y: Array) -> Array:
+        """Return the second operand of each output pixel, (pixels, channels), or (0, 0) for none."""
         if node.residual is None:
             return np.empty((0, 0), np.uint8)
         tensor = values[node.residual]
-        return tensor.reshape(-1, tensor.shape[3])
+        if tensor.shape != y.shape:
+            tensor = np.array(np.broadcast_to(tensor, y.shape))
+        return tensor.reshape(-1, y.shape[3])
 
     def _sign(self, node: Computed) -> int:
         return int(node.residual is not None and self.graph.tensors[node.residual].signed)
@@ -317,16 +331,10 @@ def _window(w: Window) -> NDArray[np.int64]:
     return np.array([*w.kernel, *w.stride, *w.dilation, w.pad_top, w.pad_left], np.int64)
 
 
-def _epilogue(e: Epilogue, bias: I32) -> tuple[Array, NDArray[np.int64]]:
-    """Return bias, multiplier, shift and second multiplier, int64 (4, channels), and leaky?, low, high."""
+def _epilogue(e: Epilogue, bias: I32) -> tuple[Array, NDArray[np.int64], U8]:
+    """Return the arguments `params`, `rule` and `table` of `eval_kernels.finish`."""
     second = np.zeros_like(e.mult) if e.mult2 is None else e.mult2
-    return np.stack([bias, e.mult, e.shift, second]).astype(np.int64), _rule(e.function)
-
-
-def _rule(f: Function) -> NDArray[np.int64]:
-    match f:
-        case Clamp():
-            return np.array([0, f.low, f.high], np.int64)
-        case Leaky():
-            return np.array([1, f.low, f.high], np.int64)
-    assert_never(f)
+    params = np.stack([bias, e.mult, e.shift, second]).astype(np.int64)
+    leaky, product = isinstance(e.function, Leaky), isinstance(e.operand, Factor)
+    rule = np.array([leaky, e.function.low, e.function.high, product], np.int64)
+    return params, rule, e.function.table if isinstance(e.function, Lookup) else NO_TABLE

@@ -4,14 +4,14 @@ A convolution is one product of 8-bit operands, of which the places below the bo
 matrices run in floating point whose mantissa holds every sum exactly, which is checked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.errors import DataError
-from npu_isa.machine.numerics import dynamic_shift, lower, requantize
+from npu_isa.machine.numerics import dynamic_shift, look_up, lower, requantize
 from numpy.typing import NDArray
 
 from npu_compiler.qgraph.ir import (
@@ -19,10 +19,13 @@ from npu_compiler.qgraph.ir import (
     Clamp,
     Computed,
     Extraction,
+    Factor,
     Leaky,
+    Lookup,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
@@ -43,13 +46,13 @@ def run(
     keep: bool = False,
     visit: Callable[[str, Ints], None] = lambda name, x: None,
 ) -> dict[str, Ints]:
-    """Compute the output of a batch of images.
+    """Compute the outputs of a batch of images.
 
     Args:
         graph: the network.
         image_bytes: input bytes (after the preprocessing table), uint8, shape (N, height, width, channels).
         boundaries: groups in 4 bits of each convolution of `graph.lowerable`.
-        keep: return every tensor, not the output alone.
+        keep: return every tensor, not those of the outputs alone.
         visit: called with the name and the values of each tensor but the input once they are there.
 
     Returns:
@@ -67,9 +70,9 @@ def run(
         values[node.out] = run_node(graph, node, values, low.get(node.name, 0))
         visit(node.out, values[node.out])
         if not keep:
-            for name in {n for n in node.inputs if last[n] == index and n != graph.output}:
+            for name in {n for n in node.inputs if last[n] == index}:
                 del values[name]
-    return values if keep else {graph.output: values[graph.output]}
+    return values if keep else {name: values[name] for name in graph.output_tensors}
 
 
 def check_arguments(graph: QuantizedGraph, image_bytes: NDArray[np.uint8], boundaries: Sequence[int]) -> None:
@@ -108,6 +111,8 @@ def run_node(graph: QuantizedGraph, node: QNode, values: dict[str, Ints], bounda
             return _fold(x, node.window, out)
         case QConcat():
             return np.concatenate([values[s] for s in node.srcs], axis=3)
+        case QMosaic():
+            return assemble(node, out, values)
         case QConv():
             sums = partial(_conv_sums, node, out, _operands(node, graph.tensors[node.src], boundary))
             bias = node.epilogue.bias if node.lowering is None else node.lowering.bias_rows[boundary]
@@ -116,28 +121,42 @@ def run_node(graph: QuantizedGraph, node: QNode, values: dict[str, Ints], bounda
             sums, bias, depth = partial(_window_sums, node, out), node.epilogue.bias, out.channels
         case _:
             assert_never(node)
-    assert out.limits[0] <= node.epilogue.function.low <= node.epilogue.function.high <= out.limits[1], node.name
+    f = node.epilogue.function
+    assert isinstance(f, Lookup) or out.limits[0] <= f.low <= f.high <= out.limits[1], node.name
     residual = None if node.residual is None else values[node.residual]
     y = np.empty((len(x), out.height, out.width, out.channels), np.int16)
     step = max(1, BLOCK_ELEMENTS // (out.height * out.width * depth))
     for first in range(0, len(x), step):
         block = slice(first, first + step)
-        y[block] = _finish(node, sums(x[block]), bias, None if residual is None else residual[block])
+        y[block] = _finish(node, out, sums(x[block]), bias, None if residual is None else residual[block])
     return y
 
 
-def _finish(node: Computed, acc: Ints, bias: Ints, residual: Ints | None) -> Ints:
+def assemble(node: QMosaic, out: QTensor, values: Mapping[str, Ints]) -> Ints:
+    """Return the values of a mosaic, (N, height, width, channels), of the type of its parts."""
+    first = values[node.srcs[0]]
+    whole = np.empty((len(first), out.height, out.width, out.channels), first.dtype)
+    for src, at in zip(node.srcs, node.places, strict=True):
+        part = values[src]
+        whole[:, at.y :: at.step_y, at.x :: at.step_x][:, : part.shape[1], : part.shape[2]] = part
+    return whole
+
+
+def _finish(node: Computed, out: QTensor, acc: Ints, bias: Ints, residual: Ints | None) -> Ints:
     """Requantize sums of a block of images; none may leave the accumulator's 32 bits, with or without bias."""
     least, most = (edge(axis=(0, 1, 2)).astype(np.int64) for edge in (acc.min, acc.max))
     assert min(least.min(), (least + bias).min()) >= INT32.min, node.name
     assert max(most.max(), (most + bias).max()) <= INT32.max, node.name
     e, f = node.epilogue, node.epilogue.function
+    product = isinstance(e.operand, Factor)
     match f:
         case Clamp():
-            mult2 = None if e.residual is None else e.residual.mult
-            return requantize(acc, bias, e.mult, e.shift, f.low, f.high, residual, mult2)
+            return requantize(acc, bias, e.mult, e.shift, f.low, f.high, residual, e.mult2, product=product)
         case Leaky():
             return requantize(acc, bias, e.mult, e.shift, f.low, f.high, mult2=f.mult, leaky=True)
+        case Lookup():
+            byte = requantize(acc, bias, e.mult, e.shift, f.low, f.high, residual, e.mult2, product=product)
+            return look_up(byte, f.table, unsigned=not out.signed)
     assert_never(f)
 
 

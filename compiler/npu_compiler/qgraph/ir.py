@@ -1,8 +1,9 @@
 """The quantized graph: what the network computes, in integers, independent of any array size.
 
-Every tensor is NHWC (batch left out) with channels padded to whole groups of 16 (unused channels are always zero),
-except the input image, which keeps its own channels and is read by `QFold` alone. All values are those of
-shared rule "numerics" (npu_isa.machine.numerics); a `QConv` means the same at every boundary on every machine.
+Every tensor is NHWC (batch left out) with channels padded to whole groups of 16, except the input image, which keeps
+its own channels and is read by `QFold` alone. Unused channels are zero, or what a curve makes of zero: readers give
+them weights of zero. All values are those of shared rule "numerics" (npu_isa.machine.numerics); a `QConv` means the
+same at every boundary on every machine.
 
 `QNode`, `Computed` and `Function` are closed unions, and whoever tells their members apart ends in `assert_never`: mypy
 then lists every place that a new member must touch.
@@ -13,7 +14,11 @@ from functools import cached_property
 from typing import Literal, assert_never
 
 import numpy as np
+from npu_isa.file.binary import HostPart
 from numpy.typing import NDArray
+
+from npu_compiler.graph.ir import Place as Place
+from npu_compiler.outputs import Output, tensors_of
 
 GROUP = 16
 Extraction = Literal["static", "dynamic"]
@@ -32,7 +37,7 @@ class QTensor:
         height, width: pixels.
         channels: physical channels, a multiple of 16 (the input image: its own).
         scale: real value of one step.
-        bits: 8, or 16 for a wide output.
+        bits: 8, or 16 for a wide output of the network.
         signed: -128..127 (or 16-bit signed) if true, else 0..255.
         channel_map: logical channel that each physical channel holds, -1 for padding; shape (channels,).
     """
@@ -87,15 +92,40 @@ class Leaky:
     mult: I32
 
 
-Function = Clamp | Leaky
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """As `Clamp`, but the byte that is left is looked up (numerics.look_up): a curve.
+
+    Attributes:
+        table: uint8, shape (256,), by the bits of the byte.
+        scale: real value of one step of the byte. For people: no value depends on it.
+    """
+
+    low: int
+    high: int
+    table: U8
+    scale: float
+
+
+Function = Clamp | Leaky | Lookup
 
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """A tensor of the output's shape that is added before the rounding, scaled by `mult`, shape (out channels,)."""
+    """A tensor that is added before the rounding, scaled by `mult`, shape (out channels,).
+
+    It has the output's shape; where its height or width is 1, its one value counts for all rows or columns.
+    """
 
     tensor: str
     mult: I32
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A tensor that multiplies the values of another one; its shape as that of a `Residual`."""
+
+    tensor: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,24 +134,21 @@ class Epilogue:
 
     Attributes:
         bias, mult, shift: shape (out channels,).
-        residual: not with `Leaky`, which needs the second multiplier for itself.
+        operand: a second tensor; not with `Leaky`, which needs the second multiplier for itself.
     """
 
     bias: I32
     mult: I32
     shift: I32
     function: Function
-    residual: Residual | None = None
+    operand: Residual | Factor | None = None
 
     @property
     def mult2(self) -> I32 | None:
         """The machine's second multiplier: the residual's, or that of sums below zero; None without either."""
-        match self.function:
-            case Clamp():
-                return None if self.residual is None else self.residual.mult
-            case Leaky():
-                return self.function.mult
-        assert_never(self.function)
+        if isinstance(self.operand, Residual):
+            return self.operand.mult
+        return self.function.mult if isinstance(self.function, Leaky) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +221,8 @@ class _ComputedBase(_Base):
 
     @property
     def residual(self) -> str | None:
-        """Name of the tensor added by the epilogue."""
-        return None if self.epilogue.residual is None else self.epilogue.residual.tensor
+        """Name of the epilogue's second tensor: what the machine calls the residual operand, added or a factor."""
+        return None if self.epilogue.operand is None else self.epilogue.operand.tensor
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -222,6 +249,8 @@ class QConv(_ComputedBase):
 class QWindow(_ComputedBase):
     """Window operation on the vector engine: depthwise convolution, pooling, element-wise work (1x1 sum).
 
+    A factor multiplies a 1x1 sum alone.
+
     Attributes:
         kind: "mac" (depthwise, weight int8 of shape (channels, kernel_h, kernel_w)), "max" or "sum".
         macs: multiply-accumulates of the original layer per image; 0 for pooling and element-wise work.
@@ -247,8 +276,25 @@ class QConcat(_Base):
         return self.srcs
 
 
+@dataclass(frozen=True, eq=False)
+class QMosaic(_Base):
+    """An image put together of the pixels of others, of its channels, scale and sign: each pixel is in one part.
+
+    Costs nothing: each producer writes its pixels. No tensor is an operand twice, or of a concat as well.
+    """
+
+    srcs: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors read."""
+        return self.srcs
+
+
 Computed = QConv | QWindow  # nodes of arithmetic: they have an epilogue
-QNode = QFold | Computed | QConcat
+Assembled = QConcat | QMosaic  # nodes that cost nothing: their operands are written in place
+QNode = QFold | Computed | Assembled
 
 
 def _as_computed(node: QNode) -> Computed | None:
@@ -256,7 +302,7 @@ def _as_computed(node: QNode) -> Computed | None:
     match node:
         case QConv() | QWindow():
             return node
-        case QFold() | QConcat():
+        case QFold() | QConcat() | QMosaic():
             return None
     assert_never(node)
 
@@ -282,23 +328,29 @@ class Preprocess:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedGraph:
-    """A quantized network: nodes in topological order; one input image, one output.
+    """A quantized network: nodes in topological order; one input image, one output or more.
 
     Attributes:
         tensors: by name.
         table: uint8, shape (image channels, 256): pixel value to input byte.
-        output_shape: shape of the ONNX output without the batch axis, e.g. (10,).
+        outputs: what it gives, in the order of the ONNX model; no node reads these tensors.
+        host: the end of the model that the host runs, on these outputs; or None.
     """
 
     name: str
     nodes: tuple[QNode, ...]
     tensors: dict[str, QTensor]
     input: str
-    output: str
+    outputs: tuple[Output, ...]
     preprocess: Preprocess
     table: U8
-    output_shape: tuple[int, ...]
     notes: tuple[str, ...] = field(default=())
+    host: HostPart | None = None
+
+    @cached_property
+    def output_tensors(self) -> tuple[str, ...]:
+        """Tensors of the outputs, in their order, each once."""
+        return tensors_of(self.outputs)
 
     @cached_property
     def computed(self) -> tuple[Computed, ...]:

@@ -17,12 +17,12 @@ POWERS = 2.0 ** np.arange(1, MAX_SHIFT + 1)
 
 
 def shifts(factor: F64, factor2: F64 | None, where: str) -> NDArray[np.int64]:
-    """Return the largest shift n of each channel with both factors times 2^n at most MAX_MULTIPLIER when rounded up.
+    """Return the largest shift n of each channel with both factors times 2^n at most MAX_MULTIPLIER in magnitude.
 
     Raises:
         CompileError: a factor is too large for any shift.
     """
-    most = factor if factor2 is None else np.maximum(factor, factor2)
+    most = np.abs(factor) if factor2 is None else np.maximum(np.abs(factor), np.abs(factor2))
     found = (np.ceil(most[:, None] * POWERS - 1e-9) <= MAX_MULTIPLIER).sum(axis=1)
     if found.min(initial=1) < 1:
         raise CompileError(
@@ -65,7 +65,7 @@ def integer_weights(
     *,
     fixed: bool,
     residual: float | None,
-    alpha: float | None,
+    alpha: float | F64 | None,
     where: str,
 ) -> IntegerWeights:
     """Quantize a layer's weights and bias.
@@ -78,7 +78,7 @@ def integer_weights(
         scale: wanted scale of each output channel's weights.
         source, out, residual: scales of the input, output and residual tensor.
         fixed: keep `scale` exactly (QDQ).
-        alpha: slope below zero of a LeakyReLU.
+        alpha: slope below zero of a LeakyReLU, one or shape (out,).
         where: node name for messages.
 
     Raises:
@@ -113,13 +113,13 @@ def integer_weights(
     )
 
 
-def second_factor(factor: F64, out: float, residual: float | None, alpha: float | None) -> F64 | None:
+def second_factor(factor: F64, out: float, residual: float | None, alpha: float | F64 | None) -> F64 | None:
     """Return what the second multiplier stands for: a residual's steps, or the factor of sums below zero.
 
     Args:
         factor: from accumulator to output steps, shape (out,).
-        out, residual: scales of the output and of the residual tensor, if there is one.
-        alpha: slope below zero of a LeakyReLU; not with a residual.
+        out, residual: scales of the output and of the residual tensor, if there is one; below zero to subtract it.
+        alpha: slope below zero of a LeakyReLU, one or shape (out,); not with a residual.
     """
     assert residual is None or alpha is None
     if residual is not None:

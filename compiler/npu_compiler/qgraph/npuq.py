@@ -21,7 +21,7 @@ from npu_compiler.qgraph.ir import QuantizedGraph
 from npu_compiler.qgraph.verify import verify_quantized
 
 MAGIC = b"NPUQ  \r\n"
-VERSION = 2
+VERSION = 3
 WAY_OUT = "quantize the model again"
 
 Arrays = dict[str, NDArray[Any]]

@@ -1,27 +1,34 @@
 """The rules of the quantized graph. A graph that breaks one came from a damaged or hand-made file, or from a bug."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.errors import ContainerError, NpuError
+from npu_isa.file.binary import HostPart
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
 from numpy.typing import NDArray
 
+from npu_compiler.graph.ir import fill_once
+from npu_compiler.outputs import Output
 from npu_compiler.qgraph.ir import (
     GROUP,
     Clamp,
     Computed,
     Function,
     Leaky,
+    Lookup,
     Lowering,
     QConcat,
     QConv,
     QFold,
+    QMosaic,
     QNode,
     QTensor,
     QuantizedGraph,
     QWindow,
+    Residual,
     Window,
 )
 from npu_compiler.qgraph.multipliers import prove_no_overflow
@@ -54,14 +61,29 @@ def verify_quantized(graph: QuantizedGraph, where: str) -> None:
     rule(graph.table.shape == (image.channels, 256) and graph.table.dtype == np.uint8, "shape of the pixel table")
     _check_preprocess(graph, image, rule)
     made = _check_nodes(graph, where, rule)
-    rule(graph.output in made and graph.output != graph.input, "the output is not made")
     rule(made == set(graph.tensors), "tensors that nothing makes")
-    rule(not graph.users(graph.output), "the output is read inside the network", graph.output)
-    out = graph.tensors[graph.output]
-    real = sum(c >= 0 for c in out.channel_map) * out.height * out.width
-    rule(int(np.prod(graph.output_shape)) == real and min(graph.output_shape, default=0) > 0, "the output's shape")
-    wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name != graph.output]
+    rule(0 < len(graph.outputs) == len({o.name for o in graph.outputs}), "no outputs, or two of one name")
+    for output in graph.outputs:
+        _check_output(graph, output, made, _at(rule, f"output {output.name}"))
+    if graph.host is not None:
+        _check_host(graph.host, {o.name for o in graph.outputs}, _at(rule, "the host's part"))
+    wide = [t.name for t in graph.tensors.values() if t.bits == 16 and t.name not in graph.output_tensors]
     rule(not wide, f"16 bits inside the network: {wide}")
+
+
+def _check_output(graph: QuantizedGraph, output: Output, made: set[str], rule: Rule) -> None:
+    rule(output.tensor in made and output.tensor != graph.input, "it is not made")
+    rule(not graph.users(output.tensor), "it is read inside the network")
+    t = graph.tensors[output.tensor]
+    real = sum(c >= 0 for c in t.channel_map) * t.height * t.width
+    rule(prod(output.shape) == real and min(output.shape, default=0) > 0, f"shape {output.shape} of {real} values")
+
+
+def _check_host(host: HostPart, given: set[str], rule: Rule) -> None:
+    names = [output.name for output in host.outputs]
+    rule(host.onnx.dtype == np.uint8 and host.onnx.ndim == 1 and host.onnx.size > 0, "the model is no bytes")
+    rule(len(names) == len(set(names)) and bool(set(names) - given), "it makes no output, or one twice")
+    rule(host.macs >= 0, f"{host.macs} multiply-accumulates")
 
 
 def _at(rule: Callable[..., None], place: str) -> Rule:
@@ -78,7 +100,7 @@ def _check_nodes(graph: QuantizedGraph, where: str, rule: Callable[..., None]) -
             rule(read in made, f"reads {read!r} before it is made", node.name)
             is_image = read == graph.input
             rule(is_image == isinstance(node, QFold), "the image is read by folds, and by folds alone", node.name)
-        if isinstance(node, QConcat):
+        if isinstance(node, QConcat | QMosaic):
             rule(not owned & set(node.srcs) and len(set(node.srcs)) == len(node.srcs), "an operand twice", node.name)
             owned |= set(node.srcs)
         try:
@@ -124,6 +146,12 @@ def _check_node(graph: QuantizedGraph, node: QNode, rule: Rule) -> None:
             parts = [graph.tensors[s] for s in node.srcs]
             same = all((p.height, p.width, p.signed) == (out.height, out.width, out.signed) for p in parts)
             rule(same and sum(p.channels for p in parts) == out.channels, "operands that do not fit the result")
+        case QMosaic():
+            parts = [graph.tensors[s] for s in node.srcs]
+            same = all((p.channels, p.signed, p.bits) == (out.channels, out.signed, out.bits) for p in parts)
+            rule(same and len(node.places) == len(parts), "operands that do not fit the result")
+            places = zip(node.places, ((p.height, p.width) for p in parts), strict=True)
+            rule(fill_once((out.height, out.width), places), "a pixel in no part, in several, or beyond the result")
         case QConv():
             _check_window(node.window, src, out, rule)
             shape = (out.channels, *node.window.kernel, src.channels)
@@ -164,29 +192,40 @@ def _check_epilogue(graph: QuantizedGraph, node: Computed, out: QTensor, rule: R
     rule(e.shift.min() >= 1 and e.shift.max() <= MAX_SHIFT, f"shift outside 1..{MAX_SHIFT}")
     _check_multiplier("mult", e.mult, out, rule)
     _check_function(e.function, out, rule)
-    if e.residual is not None:
-        _check_multiplier("the residual's mult", e.residual.mult, out, rule)
-        rule(not isinstance(e.function, Leaky), "a residual with a leaky function: both need the second multiplier")
-        other = graph.tensors[e.residual.tensor]
-        rule((other.height, other.width, other.channels) == (out.height, out.width, out.channels), "residual's shape")
-        rule(other.bits == 8, "a residual of 16 bits")
+    if e.operand is None:
+        return
+    if isinstance(e.operand, Residual):
+        _check_multiplier("the residual's mult", e.operand.mult, out, rule)
+    else:
+        plain = isinstance(node, QWindow) and node.kind == "sum" and node.window.kernel == (1, 1)
+        rule(plain, "a factor of something else than single values")
+    rule(not isinstance(e.function, Leaky), "a second operand with a leaky function")
+    other = graph.tensors[e.operand.tensor]
+    shape = other.height in (1, out.height) and other.width in (1, out.width) and other.channels == out.channels
+    rule(shape, "the second operand's shape")
+    rule(other.bits == 8, "a second operand of 16 bits")
 
 
 def _check_function(f: Function, out: QTensor, rule: Rule) -> None:
     low, high = out.limits
-    rule(low <= f.low <= 0 <= f.high <= high, f"clamp {f.low}..{f.high} outside {low}..{high} or without 0")
     match f:
         case Clamp():
             pass
         case Leaky():
             _check_multiplier("the leaky mult", f.mult, out, rule)
+        case Lookup():
+            rule(out.bits == 8, "a table for values of 16 bits")
+            rule(_is(f.table, np.uint8, (256,)), f"table {f.table.dtype} {f.table.shape}")
+            rule(bool(np.isfinite(f.scale)) and f.scale > 0, f"the table's scale {f.scale}")
+            low, high = (-128, 127) if f.low < 0 else (0, 255)
         case _:
             assert_never(f)
+    rule(low <= f.low <= 0 <= f.high <= high, f"clamp {f.low}..{f.high} outside {low}..{high} or without 0")
 
 
 def _check_multiplier(name: str, mult: NDArray[Any], out: QTensor, rule: Rule) -> None:
     rule(_is(mult, np.int32, (out.channels,)), f"{name} {mult.dtype} {mult.shape}")
-    rule(mult.min() >= 0 and mult.max() <= MAX_MULTIPLIER, f"{name} outside 0..{MAX_MULTIPLIER}")
+    rule(abs(mult).max() <= MAX_MULTIPLIER, f"{name} beyond {MAX_MULTIPLIER}")
 
 
 def _check_lowering(lowering: Lowering, groups: int, outputs: int, rule: Rule) -> None:

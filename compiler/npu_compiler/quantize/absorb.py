@@ -24,7 +24,8 @@ def absorb_normalization(graph: Graph, preprocess: Preprocess) -> tuple[Graph, P
     """
     users = graph.users(graph.input)
     first = users[0] if len(users) == 1 else None
-    if not isinstance(first, Affine) or first.act != Identity() or first.out == graph.output:
+    given = graph.output_tensors
+    if not isinstance(first, Affine) or first.act != Identity() or first.out in given or graph.input in given:
         return graph, preprocess
     if graph.input in graph.quant or not (first.scale > 0).all():
         return graph, preprocess

@@ -11,7 +11,7 @@ from typing import assert_never
 import networkx as nx
 import numpy as np
 
-from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Pool, inputs
+from npu_compiler.graph.ir import Act, Add, Affine, Channels, Concat, Conv, Crop, Graph, Mosaic, Mul, Pool, inputs
 from npu_compiler.qgraph.ir import GROUP
 from npu_compiler.quantize.calibrate import F64
 from npu_compiler.quantize.prepare import Map, Prepared, is_depthwise, joined_map
@@ -50,7 +50,7 @@ def group_channels(prepared: Prepared, mean_square: Mapping[str, F64]) -> Prepar
 
 
 def _fixed(graph: Graph, tied: Mapping[str, str], concats: Mapping[str, list[Concat]]) -> set[str]:
-    """Return the ties whose channels keep their order: the image's, the output's, and those of two concats or more."""
+    """Return the ties whose channels keep their order: the image's, the outputs', and those of two concats or more."""
     fixed: set[str] = set()
 
     def fix(name: str) -> None:
@@ -59,7 +59,8 @@ def _fixed(graph: Graph, tied: Mapping[str, str], concats: Mapping[str, list[Con
             for src in node.srcs:
                 fix(tied[src])
 
-    for name in {tied[graph.input], tied[graph.output], *(n for n, found in concats.items() if len(found) > 1)}:
+    shared = (n for n, found in concats.items() if len(found) > 1)
+    for name in {tied[graph.input], *(tied[t] for t in graph.output_tensors), *shared}:
         fix(name)
     return fixed
 
@@ -93,7 +94,7 @@ def _tied(graph: Graph) -> dict[str, str]:
             case Conv() if not is_depthwise(node):
                 if node.residual is not None:
                     ties.add_edge(node.out, node.residual)
-            case Conv() | Affine() | Act() | Add() | Pool() | Crop():
+            case Conv() | Affine() | Act() | Add() | Mul() | Pool() | Mosaic() | Crop():
                 nx.add_star(ties, [node.out, *inputs(node)])
             case _:
                 assert_never(node)

@@ -17,14 +17,19 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Curve,
     Graph,
     Identity,
+    LeakyRelu,
+    Mosaic,
+    Mul,
     Node,
     Pool,
     follows_residual,
     inputs,
 )
 from npu_compiler.qgraph.ir import GROUP
+from npu_compiler.quantize.zeros import place_zeros
 
 COPY = Identity()
 Map = tuple[int, ...]
@@ -35,7 +40,7 @@ class Prepared:
     """A float graph ready to be quantized.
 
     Attributes:
-        graph: with copies inserted; the output's producer may be requantized freely and nothing else reads it.
+        graph: with copies inserted; the producer of an output may be requantized freely and nothing reads it.
         maps: channel map (npu_compiler.qgraph.ir.QTensor) of every tensor but the input.
         classes: representative of each tensor's class of equal scale and sign.
     """
@@ -51,8 +56,9 @@ def prepare(graph: Graph) -> Prepared:
     Args:
         graph: optimized; `quant` has an entry for the input (its quantization follows from the preprocessing).
     """
-    for step in (_split_leaky, _copy_image, _free_output, _copy_shared_operands, _copy_conflicts):
+    for step in (_split_leaky, _copy_image, _free_outputs, _copy_shared_operands, _copy_conflicts):
         graph = step(graph)
+    graph = place_zeros(graph, lambda g: tie_classes(g)[0])
     graph, maps = _align_channels(graph)
     classes, _ = tie_classes(graph)
     return Prepared(graph, maps, classes)
@@ -74,14 +80,14 @@ def _fresh(graph: Graph, base: str) -> str:
 
 
 def _reading(node: Node, old: str, new: str, *, only: int | None = None) -> Node:
-    """Return the node with reads of `old` replaced, or only the operand of that number of a concat."""
+    """Return the node with reads of `old` replaced, or only the operand of that number of a concat or mosaic."""
     match node:
         case Conv():
             residual = new if node.residual == old else node.residual
             return replace(node, src=new if node.src == old else node.src, residual=residual)
-        case Add():
+        case Add() | Mul():
             return replace(node, a=new if node.a == old else node.a, b=new if node.b == old else node.b)
-        case Concat():
+        case Concat() | Mosaic():
             srcs = tuple(new if s == old and only in (None, i) else s for i, s in enumerate(node.srcs))
             return replace(node, srcs=srcs)
         case Affine() | Act() | Pool() | Crop() | Channels():
@@ -108,12 +114,12 @@ def _with_copy(graph: Graph, tensor: str, readers: Mapping[str, int | None], act
 
 
 def _split_leaky(graph: Graph) -> Graph:
-    """Give a LeakyReLU after an addition a node of its own: the second multiplier serves only one of the two."""
+    """Give a LeakyReLU after a sum or product of two a node of its own: the second multiplier serves only one."""
     nodes: list[Node] = []
     shapes = dict(graph.shapes)
     for node in graph.nodes:
-        added = isinstance(node, Add) or (isinstance(node, Conv) and node.residual is not None)
-        if isinstance(node, Add | Conv) and added and not follows_residual(node.act):
+        two = isinstance(node, Add | Mul) or (isinstance(node, Conv) and node.residual is not None)
+        if isinstance(node, Add | Mul | Conv) and two and not follows_residual(node.act):
             name = _fresh(graph, node.out)
             nodes += [replace(node, out=name, act=COPY), Act(name, node.out, node.onnx_nodes, name, node.act)]
             shapes[name] = shapes[node.out]
@@ -123,9 +129,14 @@ def _split_leaky(graph: Graph) -> Graph:
 
 
 def _copy_image(graph: Graph) -> Graph:
-    """Give the image a padded copy where an operation cannot read it."""
+    """Give the image a padded copy where an operation cannot read it; in a quantized model the copy has its bytes."""
     readers = {n.name: None for n in graph.users(graph.input) if not _reads_images(n, graph.input)}
-    return _with_copy(graph, graph.input, readers) if readers else graph
+    if not readers:
+        return graph
+    copied = _with_copy(graph, graph.input, readers)
+    made = copied.shapes.keys() - graph.shapes.keys()
+    kept = dict.fromkeys(made, graph.quant[graph.input]) if graph.quant.keys() - {graph.input} else {}
+    return replace(copied, quant=copied.quant | kept)
 
 
 def _reads_images(node: Node, image: str) -> bool:
@@ -135,29 +146,31 @@ def _reads_images(node: Node, image: str) -> bool:
             return node.residual != image
         case Affine() | Act() | Pool() | Crop() | Channels():
             return True
-        case Add() | Concat():
+        case Add() | Mul() | Concat() | Mosaic():
             return False
     assert_never(node)
 
 
-def _free_output(graph: Graph) -> Graph:
-    """See to it that the output is made by a node of arithmetic, so that it can have 16 bits, and is read by none."""
+def _free_outputs(graph: Graph) -> Graph:
+    """See to it that outputs are made by nodes of arithmetic, so that they can have 16 bits, and are read by none."""
     made = {n.out: n for n in graph.nodes}
-    node = made.get(graph.output)
-    if node is not None and not _keeps_values(node) and not graph.users(graph.output):
-        return graph
-    copied = _with_copy(graph, graph.output, {})
-    quant = dict(copied.quant)
-    if graph.output in quant:
-        quant[copied.nodes[-1].out] = quant[graph.output]
-    return replace(copied, output=copied.nodes[-1].out, quant=quant)
+    for tensor in graph.output_tensors:
+        node = made.get(tensor)
+        if node is not None and not _keeps_values(node) and not graph.users(tensor):
+            continue
+        graph = _with_copy(graph, tensor, {})
+        own = graph.nodes[-1].out
+        outputs = tuple(replace(o, tensor=own) if o.tensor == tensor else o for o in graph.outputs)
+        quant = graph.quant | ({own: graph.quant[tensor]} if tensor in graph.quant else {})
+        graph = replace(graph, outputs=outputs, quant=quant)
+    return graph
 
 
 def _copy_shared_operands(graph: Graph) -> Graph:
-    """Copy what would be an operand of two concats or twice of one: a tensor has one place in memory."""
+    """Copy what would be an operand of two concats or mosaics, or twice of one: a tensor has one place in memory."""
     taken: set[str] = set()
     for node in graph.nodes:
-        if isinstance(node, Concat):
+        if isinstance(node, Concat | Mosaic):
             for i, src in enumerate(node.srcs):
                 if src in taken:
                     graph = _with_copy(graph, src, {node.name: i})
@@ -173,14 +186,40 @@ def _copy_conflicts(graph: Graph) -> Graph:
     return graph
 
 
+def fused_curves(graph: Graph) -> dict[str, Act]:
+    """Return the curves that are the only readers of what arithmetic makes, by that tensor: its producer computes both.
+
+    The producer's sums are requantized to the tensor's scale; then its byte is looked up.
+    """
+    makers = {n.out: n for n in graph.nodes}
+    found = {}
+    for node in graph.nodes:
+        if not isinstance(node, Act) or not isinstance(node.act, Curve) or node.src in graph.output_tensors:
+            continue
+        maker = makers.get(node.src)
+        if maker is None or _keeps_values(maker) or len(graph.users(node.src)) > 1:
+            continue
+        if not isinstance(getattr(maker, "act", None), LeakyRelu | Curve):
+            found[node.src] = node
+    return found
+
+
+def is_wide(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor has 16 bits: an output that no table makes and that is not fixed to fewer."""
+    made = next((n for n in graph.nodes if n.out == tensor), None)
+    by_table = isinstance(made, Act) and isinstance(made.act, Curve)
+    fixed = tensor in graph.quant and not graph.quant[tensor].wide
+    return tensor in graph.output_tensors and not fixed and not by_table
+
+
 def _keeps_values(node: Node) -> bool:
     """Whether every value of a node's output is one of an operand (or zero); what arithmetic makes is requantized."""
     match node:
         case Pool():
             return node.kind == "max"
-        case Concat() | Crop() | Channels():
+        case Concat() | Mosaic() | Crop() | Channels():
             return True
-        case Conv() | Affine() | Act() | Add():
+        case Conv() | Affine() | Act() | Add() | Mul():
             return False
     assert_never(node)
 
@@ -189,13 +228,13 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
     """Group the tensors that must share scale and sign.
 
     A maximum, a crop and a choice of channels keep values, unless fixed quantizations differ; the operands of a
-    concat have its result's.
+    concat or mosaic have its result's.
 
     Returns:
-        the class of each tensor, and the conflicts (concat node, operand number, tensor).
+        the class of each tensor, and the conflicts (concat or mosaic, operand number, tensor).
     """
     parent = {t: t for t in graph.shapes}
-    fixed = {t: (q.scale, q.signed) for t, q in graph.quant.items()}
+    fixed = graph.quant
 
     def find(t: str) -> str:
         while parent[t] != t:
@@ -213,16 +252,16 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
 
     conflicts = []
     for node in graph.nodes:
-        if _keeps_values(node) and not isinstance(node, Concat):
+        if _keeps_values(node) and not isinstance(node, Concat | Mosaic):
             tie(node.out, inputs(node)[0])
     for node in graph.nodes:  # after the others: what cannot be tied to it is copied
-        if isinstance(node, Concat):
+        if isinstance(node, Concat | Mosaic):
             conflicts += [(node.name, i, src) for i, src in enumerate(node.srcs) if not tie(node.out, src)]
     return {t: find(t) for t in parent}, conflicts
 
 
 def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
-    """Give every tensor its channel map; copy the second operand of an addition whose map differs."""
+    """Give every tensor its channel map; copy an operand whose map is not that of the first."""
     maps: dict[str, Map] = {}
     nodes: list[Node] = []
     shapes = dict(graph.shapes)
@@ -244,9 +283,13 @@ def _align_channels(graph: Graph) -> tuple[Graph, dict[str, Map]]:
                 maps[node.out] = own if is_depthwise(node) else free
                 if node.residual is not None:
                     node = aligned(node, node.residual, maps[node.out])
-            case Add():
+            case Add() | Mul():
                 maps[node.out] = own
                 node = aligned(node, node.b, own)
+            case Mosaic():
+                maps[node.out] = own
+                for src in node.srcs:
+                    node = aligned(node, src, own)
             case Concat():
                 maps[node.out] = joined_map([(maps[s], shapes[s][0]) for s in node.srcs])
             case Channels():

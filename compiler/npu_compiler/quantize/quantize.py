@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from npu_compiler.graph.ir import Conv, Graph, TensorQuant, inputs
+from npu_compiler.graph.ir import Act, Conv, Curve, Graph, TensorQuant, inputs
+from npu_compiler.graph.passes.prune import prune
 from npu_compiler.options import SMALL, QuantizeOptions
 from npu_compiler.qgraph.ir import U8, Preprocess, QuantizedGraph
 from npu_compiler.quantize import uniform
@@ -13,9 +14,17 @@ from npu_compiler.quantize.absorb import absorb_normalization
 from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
-from npu_compiler.quantize.prepare import Prepared, is_depthwise, prepare
-from npu_compiler.quantize.remarks import remarks
-from npu_compiler.quantize.scales import Demand, aligned_scale, demands, method_scale, non_negative, within_reach
+from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, is_wide, prepare
+from npu_compiler.quantize.remarks import calibrated, remarks
+from npu_compiler.quantize.scales import (
+    Demand,
+    aligned_scale,
+    curve_scale,
+    demands,
+    method_scale,
+    non_negative,
+    within_reach,
+)
 
 WIDE_LEVELS = 24000  # of 32767: room for outputs beyond those of the calibration images
 
@@ -83,9 +92,10 @@ def quantize8(graph: Graph, images: U8, preprocess: Preprocess, options: Quantiz
     if options.grouping == "magnitude":
         prepared = group_channels(prepared, seen.mean_square)
     quant = choose_scales(prepared, seen, dial, options)
-    table = pixel_table(normalized, fixed[graph.input])
+    image = prepared.graph.quant[graph.input]
+    table = pixel_table(normalized, image, np.float32 if graph.input in graph.quant else np.float64)
     base = build(prepared, quant, seen.mean_square, dial, preprocess, table, options)
-    base = replace(base, notes=(*base.notes, *remarks(graph, images)))
+    base = replace(base, notes=(*base.notes, *remarks(graph, images), *calibrated(prepared.graph, prepared.classes)))
     given = frozenset(n.name for n in prepared.graph.nodes if isinstance(n, Conv) and n.weight_scale is not None)
     return Quantized8(base, table[np.arange(channels), images], frozenset(dial), given)
 
@@ -102,11 +112,17 @@ def image_quant(preprocess: Preprocess) -> TensorQuant:
     return TensorQuant(float(scale) or 1.0, signed)
 
 
-def pixel_table(preprocess: Preprocess, quant: TensorQuant) -> U8:
-    """Return the input byte of each pixel value, uint8 (channels, 256); ties round to even."""
-    low, high = (-128, 127) if quant.signed else (0, 255)
-    q = np.clip(np.rint(pixel_values(preprocess) / quant.scale), low, high).astype(np.int16)
-    return (q & 0xFF).astype(np.uint8)
+def pixel_table(preprocess: Preprocess, quant: TensorQuant, kind: type[np.floating] = np.float64) -> U8:
+    """Return the input byte of each pixel value, uint8 (channels, 256); ties round to even.
+
+    Args:
+        preprocess: from pixels to real values.
+        quant: of the input.
+        kind: of the division: float32 where a model fixes the quantization, so that ties are its ties.
+    """
+    steps = np.rint(pixel_values(preprocess).astype(kind) / kind(quant.scale))
+    integers = np.clip(steps + quant.zero, *quant.integers).astype(np.int16)
+    return np.asarray(integers & 0xFF, np.uint8)
 
 
 def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:
@@ -114,9 +130,18 @@ def dial_nodes(graph: Graph, options: QuantizeOptions) -> set[str]:
     convs = [n for n in graph.nodes if isinstance(n, Conv) and not is_depthwise(n)]
     near = _image_like(graph) if options.keep_first_8bit else set()
     kept = {n.name for n in convs if n.src in near}
-    kept |= {convs[-1].name} if convs and options.keep_last_8bit else set()
+    kept |= _last_convs(graph) if options.keep_last_8bit else set()
     kept |= {n.name for n in convs if n.weight[0].size <= SMALL} if options.keep_small_8bit else set()
     return {n.name for n in convs} - kept
+
+
+def _last_convs(graph: Graph) -> set[str]:
+    """Return, for each output, the name of the last convolution on the matrix engine that it depends on."""
+    last = set()
+    for output in graph.outputs:
+        nodes = prune(replace(graph, outputs=(output,))).nodes
+        last.update([n.name for n in nodes if isinstance(n, Conv) and not is_depthwise(n)][-1:])
+    return last
 
 
 def _image_like(graph: Graph) -> set[str]:
@@ -163,9 +188,10 @@ def choose_scales(
     for tensor, name in prepared.classes.items():
         members.setdefault(name, []).append(tensor)
     wanted = demands(prepared, seen.by_channel, dial)
+    curves = fused_curves(prepared.graph)
     quant: dict[str, TensorQuant] = {}
     for name, tensors in members.items():
-        chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, options)
+        chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, curves, options)
         quant |= dict.fromkeys(tensors, chosen)
     return within_reach(prepared, quant)
 
@@ -176,16 +202,22 @@ def _class_quant(
     tensors: Sequence[str],
     seen: Calibration,
     wanted: Mapping[str, Demand],
+    curves: Mapping[str, Act],
     options: QuantizeOptions,
 ) -> TensorQuant:
-    """Return the quantization of the tensors of a class; `name` is its representative."""
+    """Return the quantization of the tensors of a class; `name` is its representative; see `fused_curves`."""
     if name in graph.quant:
         return graph.quant[name]
-    span = (min(seen.tallies[t].low for t in tensors), max(seen.tallies[t].high for t in tensors))
-    if name == graph.output:
-        return TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
     signed = seen.signed[name]
+    span = (min(seen.tallies[t].low for t in tensors), max(seen.tallies[t].high for t in tensors))
+    if is_wide(graph, name):
+        return TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
     total = joined([seen.tallies[t].histogram.total() for t in tensors])
+    if name in curves:
+        act = curves[name].act
+        assert isinstance(act, Curve)
+        assert len(tensors) == 1
+        return TensorQuant(curve_scale(act.program, total, span, signed), signed)
     scale = method_scale(total, span, signed, options)
     if options.uniform != "none":
         if seen.by_channel.keys() & set(tensors):

@@ -4,6 +4,7 @@ A scale is chosen first for 8 bits (`method`), then, when `aligned`, moved so th
 positions are powers of two, so how the range of a group of channels meets one decides what 4 bits can hold.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
@@ -12,6 +13,7 @@ import numpy as np
 from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
 from numpy.typing import NDArray
 
+from npu_compiler.graph.curves import Program, curve
 from npu_compiler.graph.ir import (
     Act,
     Add,
@@ -20,7 +22,10 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Curve,
     Graph,
+    Mosaic,
+    Mul,
     Node,
     Pool,
     TensorQuant,
@@ -34,6 +39,7 @@ from npu_compiler.quantize.calibrate import F64, Histogram
 from npu_compiler.quantize.prepare import Prepared
 
 MSE_FACTORS = np.linspace(0.3, 1.0, 71)
+CURVE_FACTORS = 2.0 ** np.linspace(-5.0, 0.0, 81)
 ALIGN_FACTORS = 2.0 ** np.linspace(-0.5, 0.5, 33)
 WEIGHT_ALIGN_FACTORS = 2.0 ** np.linspace(0.0, 0.25, 9)  # never below 1, which would clip weights in 8 bits
 LOSS_8BIT = 1.3  # the aligned scale may cost this many times the 8-bit error of the best one
@@ -60,7 +66,7 @@ class Demand:
 
 def non_negative(graph: Graph) -> dict[str, bool]:
     """Return for every tensor whether it can only be zero or more (the input: no, unless its bytes are fixed so)."""
-    unsigned = {t for t, q in graph.quant.items() if not q.signed}
+    unsigned = {t for t, q in graph.quant.items() if q.multiples[0] == 0}
     found = {graph.input: graph.input in unsigned}
     for node in graph.nodes:
         found[node.out] = node.out in unsigned or _node_non_negative(node, [found[t] for t in inputs(node)])
@@ -71,9 +77,13 @@ def _node_non_negative(node: Node, operands: Sequence[bool]) -> bool:
     match node:
         case Conv(act=act) | Affine(act=act):
             return clips_negative(act)
-        case Add(act=act) | Act(act=act):
+        case Act(act=Curve() as act):
+            return clips_negative(act)
+        case Add(act=act):
+            return clips_negative(act) or (all(operands) and min(node.factors) >= 0)
+        case Mul(act=act) | Act(act=act):
             return clips_negative(act) or all(operands)
-        case Pool() | Concat() | Crop() | Channels():
+        case Pool() | Concat() | Mosaic() | Crop() | Channels():
             return all(operands)
     assert_never(node)
 
@@ -90,7 +100,8 @@ def within_reach(prepared: Prepared, quant: Mapping[str, TensorQuant]) -> dict[s
     for _ in graph.nodes:  # a raised scale raises those after it; more rounds than nodes are never needed
         before = dict(scale)
         for node in graph.nodes:
-            least = max(scale[classes[t]] for t in inputs(node)) * gains[node.name] / REACH
+            steps = [scale[classes[t]] for t in inputs(node)]
+            least = (math.prod(steps) if isinstance(node, Mul) else max(steps)) * gains[node.name] / REACH
             if classes[node.out] not in graph.quant:
                 scale[classes[node.out]] = max(scale[classes[node.out]], least)
         if scale == before:
@@ -99,11 +110,15 @@ def within_reach(prepared: Prepared, quant: Mapping[str, TensorQuant]) -> dict[s
 
 
 def _gain(node: Node) -> float:
-    """Return the most that one step of a weight can stand for, 1 for nodes without weights."""
+    """Return the most that one step of a weight can stand for, 1 for nodes without weights, 0 for tables."""
     match node:
+        case Act(act=Curve()):
+            return 0.0
+        case Add():
+            return max(map(abs, node.factors))
         case Conv(weight=factors) | Affine(scale=factors):
             return max(1.0, float(np.abs(factors).max()) / 127 * float(WEIGHT_ALIGN_FACTORS.max()))
-        case Act() | Add() | Pool() | Concat() | Crop() | Channels():
+        case Act() | Mul() | Pool() | Concat() | Mosaic() | Crop() | Channels():
             return 1.0
     assert_never(node)
 
@@ -130,6 +145,24 @@ def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, 
             errors = [error_8bit(counts, histogram.centers, s, signed) for s in scales]
             return float(scales[int(np.argmin(errors))])
     assert_never(options.method)
+
+
+def curve_scale(program: Program, histogram: Histogram, span: tuple[float, float], signed: bool) -> float:
+    """Return the scale of the bytes that a curve is looked up by: that with the least squared error of its results.
+
+    Values outside its range saturate, which costs nothing where the curve is flat.
+    """
+    low, high = span
+    whole = max(high / 127, -low / 128) if signed else high / 255
+    if whole == 0.0:
+        return 1.0  # a tensor that is zero on all images
+    counts, centers = histogram.counts.sum(axis=0), histogram.centers
+    seen = np.flatnonzero(counts)
+    counts, centers = counts[seen], centers[seen]
+    exact = curve(program, centers)
+    scales = whole * CURVE_FACTORS
+    errors = [counts @ (curve(program, quantized(centers, s, signed) * s) - exact) ** 2 for s in scales]
+    return float(scales[int(np.argmin(errors))])
 
 
 def quantized(values: F64, scale: float, signed: bool) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from npu_compiler.qgraph.ir import (
 from npu_compiler.quantize.absorb import absorb_normalization
 from npu_compiler.quantize.build import NO_ACT, Builder, build
 from npu_compiler.quantize.calibrate import F64
+from npu_compiler.quantize.offsets import Offset
 from npu_compiler.quantize.prepare import Map, prepare
 from npu_compiler.quantize.quantize import dial_nodes
 
@@ -66,9 +67,20 @@ class _Shapes(Builder):
         return _zeros(out.channels, *weight.shape[1:]), _nothing(out)
 
     def _unweighted(
-        self, node: Node, src: str, factor: float, act: Activation = NO_ACT, residual: str | None = None
+        self,
+        node: Node,
+        src: str,
+        factor: float,
+        act: Activation = NO_ACT,
+        residual: str | None = None,
+        residual_factor: float = 1.0,
     ) -> Epilogue:
         return _nothing(self.tensors[node.out], residual)
+
+    def _offset(
+        self, node: Node, kind: str, factors: tuple[float, float], taps: int, zeros: tuple[int, int, int]
+    ) -> Offset:
+        return Offset(1 if kind == "max" else 2, 0, 0, 0, 1, 0.0)
 
 
 def _zeros(*shape: int) -> I8:

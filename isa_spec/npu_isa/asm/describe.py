@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from npu_isa.file.binary import Binary, code_address, data_address
-from npu_isa.isa.ops import Conv, Load, Memory, Op, Vec
+from npu_isa.isa.ops import Conv, Load, Memory, Op, Table, Vec
 from npu_isa.machine.footprint import Access, footprints
 
 
@@ -24,8 +24,8 @@ class Narrator:
         self._dram: list[tuple[int, int, str]] = [
             (0, binary.constants.size, "constants"),
             (code_address(binary.constants.size), data_address(binary.constants.size, len(binary.code)), "program"),
-            (binary.output.address, binary.output.address + binary.output.bytes, binary.output.name),
-            (binary.input.address, binary.input.address + binary.input.bytes, binary.input.name),
+            *((*output.range, output.name) for output in binary.outputs),
+            (*binary.input.range, binary.input.name),
         ]
 
     def describe(self, op: Op) -> str:
@@ -33,6 +33,8 @@ class Narrator:
         accesses = self._touched.of(op.index)
         reads = [a for a in accesses if not a.write]
         writes = [a for a in accesses if a.write]
+        if isinstance(op, Table):
+            return f"{self._text(reads[0])} -> table"
         if not writes:
             return ""
         source = self._tensors(next((a for a in reads if a.memory in (Memory.ACT, Memory.DRAM)), None))

@@ -54,7 +54,8 @@ def _head(binary: Binary) -> Iterator[str]:
     yield f".model {_text(binary.model)}"
     yield from _directive(".machine", manifest["machine"])
     yield from _directive(".input", manifest["input"])
-    yield from _directive(".output", manifest["output"])
+    for output in manifest["outputs"]:
+        yield from _directive(".output", output)
     yield f".dram {binary.dram_bytes}"
     for layer in manifest["layers"]:
         name = layer.pop("name")
@@ -63,6 +64,17 @@ def _head(binary: Binary) -> Iterator[str]:
     for step in binary.dial:
         yield f".step register={step.register} boundary={step.boundary} low_macs={step.low_macs}"
     yield from (f".note {_text(note)}" for note in binary.notes)
+    if manifest["host"] is not None:
+        yield from _host(manifest["host"])
+
+
+def _host(host: Mapping[str, Any]) -> Iterator[str]:
+    yield f".host {host['macs']}"
+    for part in ("nodes", "outputs"):
+        for values in host[part]:
+            given = {key: value for key, value in values.items() if key != "name" and value is not None}
+            directive = "hostnode" if part == "nodes" else "result"
+            yield f".{directive} {_text(values['name'])} {' '.join(_items(given))}".rstrip()
 
 
 def _directive(name: str, values: Mapping[str, Any]) -> Iterator[str]:
@@ -140,6 +152,10 @@ def _data(binary: Binary, ops: Sequence[Op]) -> Iterator[str]:
     if (binary.input.table != np.arange(256)).any():
         yield f"{DATA} table  ; input byte of each pixel value, a channel after the other"
         yield from _hex(binary.input.table.tobytes(), {})
+        yield ""
+    if binary.host is not None:
+        yield f"{DATA} onnx  ; the model that the host runs"
+        yield from _hex(binary.host.onnx.tobytes(), {})
         yield ""
     yield f"{DATA} constants"
     yield from _hex(binary.constants.tobytes(), _blocks(binary, ops))

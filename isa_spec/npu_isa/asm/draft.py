@@ -56,12 +56,15 @@ class Draft:
         self._data: dict[str, bytearray] = {}
         self._model: str = PurePath(where).stem
         self._base = DEFAULT_MACHINE
-        self._parts: dict[str, dict[str, Any]] = {"machine": {}, "input": {}, "output": {}}
+        self._parts: dict[str, dict[str, Any]] = {"machine": {}, "input": {}}
+        self._outputs: list[dict[str, Any]] = [{}]
         self._dram: int | None = None
         self._dial_macs: int | None = None
         self._layers: list[dict[str, Any]] = []
         self._steps: list[tuple[int, ...]] = []
         self._notes: list[str] = []
+        self._host_macs: int | None = None
+        self._host: dict[str, list[dict[str, Any]]] = {"nodes": [], "outputs": []}
         self._code: list[Instruction] = []
         self._columns: dict[str, list[int]] = {name: [] for name in PER_INSTRUCTION}
         self._layer = self._tile = -1
@@ -113,10 +116,25 @@ class Draft:
                 assert value is not None
                 self._places.setdefault("notes", spot)
                 self._notes.append(value.value)
-            case ".machine" | ".input" | ".output":
+            case ".host":
+                self._host_macs = self._only(statement, "host.macs", spot)
+            case ".hostnode" | ".result":
+                assert value is not None
+                kind = "nodes" if head == ".hostnode" else "outputs"
+                part = {"name": value.value}
+                self._host[kind].append(part)
+                self._places.setdefault("host", spot)
+                self._fill(part, f"host.{kind}[{len(self._host[kind]) - 1}]", statement, line)
+                if kind == "outputs":
+                    part.setdefault("shape", None)
+            case ".machine" | ".input":
                 if value is not None:
                     self._base = self._shipped(value)
                 self._fill(self._parts[head[1:]], head[1:], statement, line)
+            case ".output":
+                if "name" in self._outputs[-1] and any(item.name == "name" for item in statement.items):
+                    self._outputs.append({})
+                self._fill(self._outputs[-1], f"outputs[{len(self._outputs) - 1}]", statement, line)
             case ".define":
                 assert value is not None
                 layer = {"name": value.value}
@@ -206,7 +224,9 @@ class Draft:
         constants = np.frombuffer(bytes(self._data.get("constants", b"")), np.uint8)
         base = data_address(constants.size, len(self._code))
         info = _with_input_defaults(self._parts["input"], base)
-        out = _with_output_defaults(self._parts["output"], _end(info))
+        outputs: list[dict[str, Any]] = []
+        for said in self._outputs:
+            outputs.append(_with_output_defaults(said, _end(outputs[-1] if outputs else info)))
         machine, machine_hash = self._machine()
         macs = self._steps[-1][STEP_KEYS.index("low_macs")] if self._steps else 0
         manifest = {
@@ -214,21 +234,28 @@ class Draft:
             "machine": machine,
             "machine_hash": machine_hash,
             "model": self._model,
-            "dram_bytes": max(base, _end(info), _end(out)) if self._dram is None else self._dram,
+            "dram_bytes": max(base, _end(info), *map(_end, outputs)) if self._dram is None else self._dram,
             "dial_macs": macs if self._dial_macs is None else self._dial_macs,
             "input": info,
-            "output": out,
+            "outputs": outputs,
             "layers": [_with_layer_defaults(layer) for layer in self._layers],
             "notes": self._notes,
+            "host": self._host_part(),
         }
         arrays: dict[str, NDArray[Any]] = {
             "code": encode(self._code),
             "constants": constants,
             "table": self._table(_channels(info)),
+            "onnx": np.frombuffer(bytes(self._data.get("onnx", b"")), np.uint8),
             "dial": np.array(self._steps, np.int64).reshape(-1, len(STEP_KEYS)),
             **{name: np.array(column, np.int32) for name, column in self._columns.items()},
         }
         return arrays, manifest
+
+    def _host_part(self) -> dict[str, Any] | None:
+        if self._host_macs is None and not any(self._host.values()):
+            return None
+        return self._host | ({} if self._host_macs is None else {"macs": self._host_macs})
 
     def _machine(self) -> tuple[dict[str, Any], str]:
         said = self._parts["machine"]

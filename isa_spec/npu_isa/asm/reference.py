@@ -8,7 +8,7 @@ from pathlib import Path
 
 from npu_isa.asm.syntax import CHANNEL, DATA, DIRECTIVES, NONE, TOKENS
 from npu_isa.errors import NpuError
-from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.binary import Binary, DialStep, HostNode, HostOutput, HostPart, InputInfo, LayerInfo, OutputInfo
 from npu_isa.file.container import HEAD, MAGIC, VERSION, write_whole
 from npu_isa.file.manifest import ARRAYS
 from npu_isa.isa.tables import ENGINES, ISA_HASH, RAW, SPECS, TIMING, InstructionSpec, Operand, docs
@@ -47,6 +47,7 @@ Data stand at the end. From the first `{DATA}` line on there are only data block
 an address before a colon if wanted; an address that lies ahead leaves zeros.
 
 - `{DATA} constants`: DRAM from address 0; nothing if left out.
+- `{DATA} onnx`: the ONNX model that the host runs, where there is a `.host`; its inputs are outputs of the program.
 - `{DATA} table`: the input byte of each pixel value 0..255, a channel after the other; pixels as they are if left out.
 
 Assembling checks what loading a file checks. The line of every instruction is kept in the binary. A program by hand
@@ -166,7 +167,7 @@ def _form(name: str) -> str:
 
 def _file() -> Iterator[str]:
     yield FILE_TEXT
-    meaning = attribute_docs(InputInfo) | attribute_docs(Binary) | HASHES
+    meaning = attribute_docs(HostPart) | attribute_docs(InputInfo) | attribute_docs(Binary) | HASHES
     arrays = (
         (f"`{name}`", kind, ", ".join(map(str, axes)), _TYPE.sub("", meaning[name]))
         for name, (kind, axes) in ARRAYS.items()
@@ -176,7 +177,15 @@ def _file() -> Iterator[str]:
     yield "\n### Manifest\n"
     names = sorted({f.name for f in fields(Binary)} - ARRAYS.keys() | HASHES.keys())
     yield from _table(("key", "meaning"), ((f"`{name}`", meaning[name]) for name in names))
-    kinds = (("input", InputInfo), ("output", OutputInfo), ("a layer", LayerInfo), ("a step of the dial", DialStep))
+    kinds = (
+        ("input", InputInfo),
+        ("an output", OutputInfo),
+        ("a layer", LayerInfo),
+        ("a step of the dial", DialStep),
+        ("host, if it is not null", HostPart),
+        ("one of its nodes", HostNode),
+        ("one of its outputs", HostOutput),
+    )
     for title, kind in kinds:
         yield f"\nKeys of {title}:\n"
         keys = [f.name for f in fields(kind) if f.name not in ARRAYS]

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from npu_isa.file.binary import DialStep, InputInfo, LayerInfo, OutputInfo
+from npu_isa.file.binary import DialStep, HostNode, HostOutput, InputInfo, LayerInfo, OutputInfo
 from npu_isa.isa.tables import RAW, SPECS
 from npu_isa.machine.config import MachineConfig
 
 DATA = ".data"
-DATA_BLOCKS = ("table", "constants")
+DATA_BLOCKS = ("table", "onnx", "constants")
 NONE = "none"
 CHANNEL = "channel"
 TOKENS = tuple(name for name in RAW["header"] if name != "opcode")
@@ -54,9 +54,10 @@ DIRECTIVES = {
         "",
         _keys(OutputInfo),
         "the result. height, width and channels (whole groups) are needed; it lies behind the input, 8 bits, signed, "
-        "unscaled, every channel in its place, if nothing else is said; may be given in parts",
+        "unscaled, every channel in its place, if nothing else is said; may be given in parts. A second `name` begins "
+        "another result, behind the one before",
     ),
-    "dram": Directive("INT", (), "bytes of DRAM in use; default: up to the end of input and output"),
+    "dram": Directive("INT", (), "bytes of DRAM in use; default: up to the end of input and outputs"),
     "define": Directive(
         "STRING",
         _keys(LayerInfo, "name"),
@@ -65,6 +66,9 @@ DIRECTIVES = {
     "dial": Directive("INT", (), "multiply-accumulates that are 100 %; default: those of the last step"),
     "step": Directive("", _keys(DialStep), "the next step of the dial; all keys are needed"),
     "note": Directive("STRING", (), "a remark that the binary keeps"),
+    "host": Directive("INT", (), "the host runs the end of the model, with so many multiply-accumulates; see below"),
+    "hostnode": Directive("STRING", _keys(HostNode, "name"), "a node that the host runs; all keys are needed"),
+    "result": Directive("STRING", _keys(HostOutput, "name"), "an output of the whole model; no shape if it varies"),
     "layer": Directive("(STRING | INT | NONE)", (), "what follows belongs to this layer (name or number), to no tile"),
     "tile": Directive("(INT | NONE)", (), "what follows belongs to this tile of the layer"),
 }

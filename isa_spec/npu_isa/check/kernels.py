@@ -14,7 +14,7 @@ Array = NDArray[Any]
 Record = Any  # a row of a table
 
 ENGINES = 4
-OTHER, CONV, VEC, LOAD, FOLD, STORE = range(6)  # kinds of operations
+OTHER, CONV, VEC, TABLE, LOAD, FOLD, STORE = range(7)  # kinds of operations
 ACT, WEIGHT, PARAM, ACC0, ACC1, DRAM = range(6)  # memories, as in isa.ops.Memory
 ACC, MAC = 0, 1  # sources of a vec, as in isa.ops.Source
 UNWRITTEN, POSITION, CHOSEN, SHIFT, MULTIPLIER = range(1, 6)  # faults of the walk
@@ -294,13 +294,13 @@ def _vec(
 
 @njit(cache=True)
 def _scaling(h: Held, v: Record, limits: Array) -> tuple[int, int]:
-    """Check the static rows of a parameter block; `limits` are mask, place and mask, most shift, most multiplier."""
+    """Check the static rows of a parameter block; `limits`: see `walk`."""
     row = v["param_addr"] + 1
     if h.chosen[row] or h.chosen[row + 1]:
         return CHOSEN, 0
-    mask, shift_at, shift_mask, most_shift, most_mult = limits
-    least, largest, mult = most_shift + 1, 0, 0
-    second = v["residual"] or v["leaky"]
+    bits, shift_at, shift_mask, most_shift, most_mult = limits
+    least, largest, wrong = most_shift + 1, 0, 0
+    second = (v["residual"] and not v["product"]) or v["leaky"]
     for lane in range(v["lanes"]):
         for r in range(2):
             word = np.int64(0)
@@ -309,13 +309,26 @@ def _scaling(h: Held, v: Record, limits: Array) -> tuple[int, int]:
             if r == 0:
                 shift = word >> shift_at & shift_mask
                 least, largest = min(least, shift), max(largest, shift)
-            if r == 0 or second:
-                mult = max(mult, word & mask)
+            mult = word & ((np.int64(1) << bits) - 1)
+            mult -= (mult >> (bits - 1)) << bits
+            if (r == 0 or second) and abs(mult) > most_mult:
+                wrong = mult
     if least < 1:
         return SHIFT, least
     if largest > most_shift:
         return SHIFT, largest
-    return (MULTIPLIER, mult) if mult > most_mult else (0, 0)
+    return (MULTIPLIER, wrong) if wrong else (0, 0)
+
+
+@njit(cache=True)
+def _table(h: Held, o: Record, rows: int) -> tuple[int, int, int]:
+    at = _all(h.param, o["param_addr"], 1, 1, rows, 0, 0)
+    if at >= 0:
+        return UNWRITTEN, PARAM, at
+    for row in range(o["param_addr"], o["param_addr"] + rows):
+        if h.chosen[row]:
+            return CHOSEN, 0, 0
+    return 0, 0, 0
 
 
 @njit(cache=True)
@@ -366,14 +379,14 @@ def _store(h: Held, o: Record, unit: int) -> tuple[int, int, int]:
 
 
 @njit(cache=True)
-def walk(kind: Array, row: Array, conv: Array, vec: Array, load: Array, fold: Array, store: Array, groups: Array,
-         layout: Array, every: Array, h: Held, unit: int, cols: int, position_bytes: int, head_rows: int,
-         limits: Array) -> tuple[int, int, int, int]:  # fmt: skip
+def walk(kind: Array, row: Array, conv: Array, vec: Array, table: Array, load: Array, fold: Array, store: Array,
+         groups: Array, layout: Array, every: Array, h: Held, unit: int, cols: int, position_bytes: int, head_rows: int,
+         table_rows: int, limits: Array) -> tuple[int, int, int, int]:  # fmt: skip
     """Check the reads of each operation in program order, then mark its writes.
 
     Args:
         kind, row: of each operation: CONV ..., and its row in the table of that kind.
-        conv, vec, load, fold, store: the tables of `isa.ops.Ops`.
+        conv, vec, table, load, fold, store: the tables of `isa.resolve.Ops`.
         groups, layout: different groups of each layout, ascending, one layout after the other; where each starts.
         every: 0, 1, 2, ...: groups of a vec's window.
         h: what is written at the beginning; it is kept up to date.
@@ -381,7 +394,8 @@ def walk(kind: Array, row: Array, conv: Array, vec: Array, load: Array, fold: Ar
         cols: columns of the array.
         position_bytes: of one place's row of s_wgt.
         head_rows: parameter rows before the taps.
-        limits: mask of a multiplier, place and mask of a shift, most shift, most multiplier, most position.
+        table_rows: parameter rows of a table.
+        limits: bits of a multiplier, place and mask of a shift, most shift, most multiplier, most position.
 
     Returns:
         fault (0: none), operation, then of UNWRITTEN memory and place, of others the value found.
@@ -395,6 +409,8 @@ def walk(kind: Array, row: Array, conv: Array, vec: Array, load: Array, fold: Ar
             found = _conv(h, conv[i], mine, unit, cols, position_bytes, limits[5])
         elif k == VEC:
             found = _vec(h, vec[i], every, unit, cols, head_rows, limits[:5])
+        elif k == TABLE:
+            found = _table(h, table[i], table_rows)
         elif k == LOAD:
             found = _load(h, load[i], unit, cols)
         elif k == FOLD:

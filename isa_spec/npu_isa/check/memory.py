@@ -3,24 +3,28 @@
 Program order is a legal execution once races are excluded, so one walk over the program decides what is written.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.check import kernels
 from npu_isa.check.faults import UNITS, fault
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Memory
+from npu_isa.isa.ops import Memory, Table
 from npu_isa.isa.program import KINDS
 from npu_isa.isa.resolve import Ops
 from npu_isa.machine import blocks
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT, MAX_SHIFT_LOWER
 
+Ranges = Sequence[tuple[int, int]]  # first byte and end of each
+
 _KINDS = np.full(len(KINDS), kernels.OTHER, np.int64)
-for _name in ("conv", "vec", "load", "fold", "store"):
+for _name in ("conv", "vec", "table", "load", "fold", "store"):
     _KINDS[KINDS[_name]] = getattr(kernels, _name.upper())
 LIMITS = np.array(
-    [blocks.MULTIPLIER_MASK, blocks.SHIFT_AT, blocks.SHIFT_MASK, MAX_SHIFT, MAX_MULTIPLIER, MAX_SHIFT_LOWER], np.int64
+    [blocks.MULTIPLIER_BITS, blocks.SHIFT_AT, blocks.SHIFT_MASK, MAX_SHIFT, MAX_MULTIPLIER, MAX_SHIFT_LOWER], np.int64
 )
 
 
@@ -30,14 +34,14 @@ def check_written(
     constants_bytes: int,
     dram_bytes: int,
     input_range: tuple[int, int],
-    output_range: tuple[int, int],
+    output_ranges: Ranges,
     constants: NDArray[np.uint8] | None,
 ) -> None:
-    """Check that everything read has been written, at the end the output too, and constants are in range.
+    """Check that everything read has been written, at the end the outputs too, and constants are in range.
 
     Raises:
-        ProgramError: an operation reads what nothing has written, or constants that the arithmetic does not allow; the
-            output is not written whole.
+        ProgramError: an operation reads what nothing has written, or constants that the arithmetic does not allow;
+            an output is not written whole.
     """
     parts = WORD_BYTES // min(WORD_BYTES, machine.array_cols)
     held = _nothing(ops, machine, parts, dram_bytes, constants)
@@ -49,6 +53,7 @@ def check_written(
         ops.row,
         ops.conv,
         ops.vec,
+        ops.table,
         ops.load,
         ops.fold,
         ops.store,
@@ -60,17 +65,24 @@ def check_written(
         machine.array_cols,
         blocks.position_words(machine) * WORD_BYTES,
         blocks.HEAD_ROWS,
+        blocks.table_rows(machine),
         LIMITS,
     )
     if status:
         raise _fault(ops, int(index), int(status), int(a), int(b), parts)
-    written = held.dram[slice(*output_range)]
-    if not written.all():
-        raise ProgramError(
-            f"DRAM byte {output_range[0] + int(np.argmin(written))} is never written",
-            "output",
-            "the program must store the whole output tensor",
-        )
+    for number, (first, end) in enumerate(output_ranges):
+        written = held.dram[first:end]
+        if not written.all():
+            raise ProgramError(
+                f"DRAM byte {first + int(np.argmin(written))} is never written",
+                output_name(output_ranges, number),
+                "the program must store the whole output tensor",
+            )
+
+
+def output_name(ranges: Ranges, number: int) -> str:
+    """Return how an error names an output, counted from 0: by its number where there are several."""
+    return "output" if len(ranges) == 1 else f"output {number}"
 
 
 def _nothing(
@@ -104,8 +116,10 @@ def _fault(ops: Ops, index: int, status: int, a: int, b: int, parts: int) -> Pro
             return fault(op, f"its weight block has a position s_wgt of {a}, at most {MAX_SHIFT_LOWER} is possible")
         case kernels.CHOSEN:
             hint = "only row 0 of a parameter block, the bias, may depend on a boundary"
-            return fault(op, "its multipliers come from an indexed load", hint)
+            what = "table comes" if isinstance(op, Table) else "multipliers come"
+            return fault(op, f"its {what} from an indexed load", hint)
         case kernels.SHIFT:
             return fault(op, f"its parameter block has a shift of {a}, 1..{MAX_SHIFT} is possible")
         case _:
-            return fault(op, f"its parameter block has a multiplier of {a}, at most {MAX_MULTIPLIER} is possible")
+            limits = f"-{MAX_MULTIPLIER}..{MAX_MULTIPLIER}"
+            return fault(op, f"its parameter block has a multiplier of {a}, {limits} is possible")

@@ -90,19 +90,57 @@ def _vecs(ops: Ops, first: First, machine: MachineConfig) -> None:
         )
     else:
         first.need(at, byte == 0, lambda i, op: f"out_byte = {op.out_byte}: must be 0 on an array of {cols} columns")
-    first.need(
-        at,
-        (vec["residual"] == 0) | (vec["leaky"] == 0),
-        lambda i, op: "residual and leaky share the second multiplier",
-        "use one of them",
-    )
+    _residuals(vec, first)
     first.need(
         at,
         (vec["source"] != Source.ACC) | ((vec["kernel_h"] == 1) & (vec["kernel_w"] == 1)),
         lambda i, op: f"window {op.geom.kernel_h} x {op.geom.kernel_w}: accumulators have 1 x 1",
     )
     _clamps(vec, first)
+    _tables(ops, first)
     _maxima(ops, first)
+
+
+def _residuals(vec: Array, first: First) -> None:
+    at, product = vec["index"], vec["product"] != 0
+    first.need(at, ~product | (vec["leaky"] == 0), lambda i, op: "product and leaky exclude each other")
+    first.need(
+        at,
+        (vec["residual"] == 0) | (vec["leaky"] == 0),
+        lambda i, op: "residual and leaky share the second multiplier",
+        "use one of them",
+    )
+    hint = "product = 1 multiplies it by the residual operand"
+    first.need(at, ~product | (vec["residual"] != 0), lambda i, op: "product without residual", hint)
+    first.need(
+        at,
+        ~product | (vec["source"] == Source.SUM),
+        lambda i, op: f"product of source {Source(op.geom.source).name.lower()}: its first operand is a window sum",
+        "set source=sum",
+    )
+    first.need(
+        at,
+        ~product | ((vec["kernel_h"] == 1) & (vec["kernel_w"] == 1)),
+        lambda i, op: f"product of a window {op.geom.kernel_h} x {op.geom.kernel_w}: its first operand is one byte",
+        "set kernel_h=1 kernel_w=1",
+    )
+
+
+def _tables(ops: Ops, first: First) -> None:
+    """The table is not defined at the start, and holds bytes."""
+    vec, looks_up = ops.vec, ops.vec["table"] != 0
+    first.need(
+        vec["index"],
+        ~looks_up | (vec["wide"] == 0),
+        lambda i, op: "table and wide exclude each other: what is looked up is a byte",
+    )
+    defined = int(ops.table["index"][0]) if len(ops.table) else len(ops)
+    first.need(
+        vec["index"],
+        ~looks_up | (vec["index"] > defined),
+        lambda i, op: "looks up a table that nothing has loaded",
+        "put a table instruction before it",
+    )
 
 
 def _clamps(vec: Array, first: First) -> None:

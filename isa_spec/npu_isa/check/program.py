@@ -10,7 +10,7 @@ Rules, in the order in which they are checked; the first broken one is reported.
 4. check_tokens (`order`): no deadlock at these queue and FIFO depths; every token is taken.
 5. check_races (`order`): conflicts of different engines are ordered; check_fences, check_accumulators: those of one
    engine that its pipeline leaves open.
-6. check_written (`memory`): nothing is read before it is written, the output is written whole; positions, multipliers
+6. check_written (`memory`): nothing is read before it is written, every output is written whole; positions, multipliers
    and shifts in the constants are in range.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from npu_isa.check.bounds import check_bounds
 from npu_isa.check.faults import First
-from npu_isa.check.memory import check_written
+from npu_isa.check.memory import Ranges, check_written, output_name
 from npu_isa.check.operands import Legal, check_boundaries, check_extraction, check_operands
 from npu_isa.check.order import check_accumulators, check_fences, check_races, check_tokens
 from npu_isa.errors import ProgramError
@@ -44,7 +44,7 @@ def check_program(
     constants_bytes: int,
     dram_bytes: int,
     input_range: tuple[int, int],
-    output_range: tuple[int, int],
+    output_ranges: Ranges,
     registers: int,
     legal: Legal,
     constants: NDArray[np.uint8] | None = None,
@@ -56,7 +56,8 @@ def check_program(
         machine: the machine that runs them.
         constants_bytes: size of the read-only DRAM segment, from address 0.
         dram_bytes: DRAM that the program may use.
-        input_range, output_range: DRAM bytes [first, end) of the image and of the result.
+        input_range: DRAM bytes [first, end) of the image.
+        output_ranges: DRAM bytes [first, end) of each result.
         registers: boundary registers in use.
         legal: boundaries (groups) that each register may take; (0,) where it is missing.
         constants: contents of the read-only segment; without them multipliers, shifts and positions are not checked.
@@ -65,7 +66,7 @@ def check_program(
         ProgramError: the first fault; `where` names the instruction, as in "instruction 17 (conv)".
     """
     columns = Ops.of(ops)
-    check_shape(columns, machine, constants_bytes, dram_bytes, input_range, output_range)
+    check_shape(columns, machine, constants_bytes, dram_bytes, input_range, output_ranges)
     touched = footprints(columns, machine)
     check_operands(columns, touched, machine, constants_bytes, registers, legal)
     check_boundaries(columns, registers, legal)
@@ -74,7 +75,7 @@ def check_program(
     check_races(columns, touched, machine, known)
     check_fences(columns, touched)
     check_accumulators(columns, machine)
-    check_written(columns, machine, constants_bytes, dram_bytes, input_range, output_range, constants)
+    check_written(columns, machine, constants_bytes, dram_bytes, input_range, output_ranges, constants)
 
 
 def check_binary(binary: Binary) -> Ops:
@@ -91,8 +92,8 @@ def check_binary(binary: Binary) -> Ops:
             binary.machine,
             constants_bytes=len(binary.constants),
             dram_bytes=binary.dram_bytes,
-            input_range=(binary.input.address, binary.input.address + binary.input.bytes),
-            output_range=(binary.output.address, binary.output.address + binary.output.bytes),
+            input_range=binary.input.range,
+            output_ranges=binary.output_ranges,
             registers=binary.registers,
             legal=legal,
             constants=binary.constants,
@@ -135,9 +136,9 @@ def check_shape(
     constants_bytes: int,
     dram_bytes: int,
     input_range: tuple[int, int],
-    output_range: tuple[int, int],
+    output_ranges: Ranges,
 ) -> None:
-    """Check the program's end and the DRAM segments: constants, program, then input and output, apart."""
+    """Check the program's end and the DRAM segments: constants, program, then input and outputs, apart from it."""
     halts = np.flatnonzero(ops.kind == KINDS["halt"])
     if not len(ops) or len(halts) == 0 or halts[-1] != len(ops) - 1:
         raise ProgramError("the program does not end in halt", f"instruction {max(len(ops) - 1, 0)}", "add a halt")
@@ -148,12 +149,14 @@ def check_shape(
     if dram_bytes > machine.dram_bytes:
         raise ProgramError(f"{dram_bytes} bytes of DRAM used, the machine has {machine.dram_bytes}", machine.name)
     base = data_address(constants_bytes, len(ops))
-    for name, (first, end) in (("input", input_range), ("output", output_range)):
+    outputs = [(output_name(output_ranges, number), held) for number, held in enumerate(output_ranges)]
+    for name, (first, end) in (("input", input_range), *outputs):
         if not base <= first < end <= dram_bytes:
             raise ProgramError(
                 f"DRAM bytes {first}..{end - 1} must lie between the program, which ends at {base}, and the end "
                 f"({dram_bytes} bytes)",
                 name,
             )
-    if input_range[0] < output_range[1] and output_range[0] < input_range[1]:
-        raise ProgramError("overlaps the input in DRAM", "output")
+    for name, (first, end) in outputs:
+        if input_range[0] < end and first < input_range[1]:
+            raise ProgramError("overlaps the input in DRAM", name)

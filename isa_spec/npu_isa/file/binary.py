@@ -17,7 +17,7 @@ def code_address(constants_bytes: int) -> int:
 
 
 def data_address(constants_bytes: int, instructions: int) -> int:
-    """Return the DRAM address of the first block behind the program: input, output and scratch lie from there on."""
+    """Return the DRAM address of the first block behind the program: input, outputs and scratch lie from there on."""
     return code_address(constants_bytes) + _whole_blocks(instructions * RAW["word_bytes"])
 
 
@@ -60,14 +60,19 @@ class InputInfo:
         """Bytes of one image."""
         return self.height * self.width * self.channels
 
+    @property
+    def range(self) -> tuple[int, int]:
+        """DRAM bytes [first, end) of the image."""
+        return self.address, self.address + self.bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputInfo:
-    """The output tensor in DRAM: NHWC, whole groups; per pixel and group 16 bytes, or 16 low then 16 high bytes.
+    """An output tensor in DRAM: NHWC, whole groups; per pixel and group 16 bytes, or 16 low then 16 high bytes.
 
     Attributes:
-        name: of the tensor.
-        address: DRAM byte address.
+        name: of the ONNX output.
+        address: DRAM byte address; several outputs may be the same tensor.
         height, width: pixels.
         channels: physical channels of a pixel, a multiple of 16.
         bits: 8 or 16.
@@ -92,6 +97,11 @@ class OutputInfo:
     def bytes(self) -> int:
         """Bytes of the tensor."""
         return self.height * self.width * self.channels * self.bits // 8
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """DRAM bytes [first, end) of the tensor."""
+        return self.address, self.address + self.bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +135,52 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostNode:
+    """One ONNX node that the host runs.
+
+    Attributes:
+        name: of the node.
+        operator: its ONNX type.
+        reason: why the machine does not run it.
+    """
+
+    name: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOutput:
+    """One output of the whole model, where the host has a part in it.
+
+    Attributes:
+        name: of the ONNX output.
+        shape: without the batch axis, which comes first; None without such an axis, or if a size depends on the image.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HostPart:
+    """The end of a model that the host runs on the machine's outputs.
+
+    Attributes:
+        onnx: uint8 (bytes,): an ONNX model. It reads outputs of the machine by their names, as float32 in their own
+            shapes with the batch first, and makes the outputs of the whole model that the machine does not make.
+        nodes: its nodes, in order.
+        outputs: those of the whole model, in its order.
+        macs: multiply-accumulates of its nodes per image.
+    """
+
+    onnx: NDArray[np.uint8]
+    nodes: tuple[HostNode, ...]
+    outputs: tuple[HostOutput, ...]
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DialStep:
     """One step of the dial.
 
@@ -148,9 +204,9 @@ class Binary:
         machine: the machine that it was compiled for.
         code: uint8, shape (instructions, 32): the program, in DRAM behind the constants (`code_address`).
         constants: uint8, DRAM from address 0: weights, parameters, bias tables.
-        dram_bytes: DRAM used in all: constants, program, input, output, scratch.
+        dram_bytes: DRAM used in all: constants, program, input, outputs, scratch.
         input: where the image lies and how it is made.
-        output: where the result lies and what it means.
+        outputs: where each result lies and what it means, in the order of the ONNX model.
         layers: nodes of the network, as instructions name them.
         dial: steps in order (in a file: register, boundary, low_macs); the ratio walks along them.
         dial_macs: multiply-accumulates of the layers with a dial: 100 %.
@@ -159,6 +215,7 @@ class Binary:
         channel_of: int32 (instructions,): first output channel that a conv or vec makes, -1 for others.
         location_of: int32 (instructions,): line of the assembly source, 0 for none.
         notes: remarks of the compiler.
+        host: the end of the model that the host runs, or None; cycles are those of the machine alone.
     """
 
     model: str
@@ -167,7 +224,7 @@ class Binary:
     constants: NDArray[np.uint8]
     dram_bytes: int
     input: InputInfo
-    output: OutputInfo
+    outputs: tuple[OutputInfo, ...]
     layers: tuple[LayerInfo, ...]
     dial: tuple[DialStep, ...]
     dial_macs: int
@@ -176,6 +233,17 @@ class Binary:
     channel_of: NDArray[np.int32]
     location_of: NDArray[np.int32]
     notes: tuple[str, ...] = ()
+    host: HostPart | None = None
+
+    @property
+    def results(self) -> tuple[OutputInfo | HostOutput, ...]:
+        """The outputs of the whole model, in its order: what the machine gives, or what the host makes of that."""
+        return self.outputs if self.host is None else self.host.outputs
+
+    @property
+    def output_ranges(self) -> tuple[tuple[int, int], ...]:
+        """DRAM bytes [first, end) of each output, in their order."""
+        return tuple(output.range for output in self.outputs)
 
     @cached_property
     def registers(self) -> int:

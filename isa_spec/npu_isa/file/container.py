@@ -19,7 +19,7 @@ from npu_isa.file.binary import Binary
 from npu_isa.file.manifest import FieldError, from_parts, to_parts
 
 MAGIC = b"NPUBIN\r\n"
-VERSION = 2
+VERSION = 3
 HEAD = len(MAGIC) + 4 + 32
 WAY_OUT = "compile the model again"
 

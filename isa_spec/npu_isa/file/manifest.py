@@ -5,8 +5,8 @@ business.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from itertools import pairwise
+from dataclasses import asdict, replace
+from itertools import combinations, pairwise
 from math import isfinite, prod
 from typing import Any
 
@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npu_isa.errors import ContainerError, MachineError
-from npu_isa.file.binary import Binary, DialStep, InputInfo, LayerInfo, OutputInfo, data_address
+from npu_isa.file.binary import (
+    Binary,
+    DialStep,
+    HostNode,
+    HostOutput,
+    HostPart,
+    InputInfo,
+    LayerInfo,
+    OutputInfo,
+    data_address,
+)
 from npu_isa.isa.tables import ISA_HASH, RAW
 from npu_isa.machine.config import machine_from_dict
 
@@ -30,8 +40,11 @@ ARRAYS: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "constants": ("uint8", ("bytes",)),
     "table": ("uint8", ("input channels", 256)),
     "dial": ("int64", ("steps", 3)),
+    "onnx": ("uint8", ("bytes",)),
     **dict.fromkeys(PER_INSTRUCTION, ("int32", ("instructions",))),
 }
+
+NO_BYTES = np.zeros(0, np.uint8)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -58,13 +71,21 @@ def to_parts(binary: Binary) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         "dram_bytes": binary.dram_bytes,
         "dial_macs": binary.dial_macs,
         "input": {k: v for k, v in asdict(binary.input).items() if k != "table"},
-        "output": asdict(binary.output),
+        "outputs": [asdict(output) for output in binary.outputs],
         "layers": [asdict(layer) for layer in binary.layers],
         "notes": list(binary.notes),
+        "host": None if binary.host is None else host_to_dict(binary.host),
     }
     dial = np.array([(s.register, s.boundary, s.low_macs) for s in binary.dial], np.int64).reshape(-1, 3)
-    arrays = {name: getattr(binary, name) for name in ARRAYS if name not in ("dial", "table")}
-    return arrays | {"dial": dial, "table": binary.input.table}, manifest
+    arrays = {name: getattr(binary, name) for name in ARRAYS if name not in ("dial", "table", "onnx")}
+    onnx = NO_BYTES if binary.host is None else binary.host.onnx
+    return arrays | {"dial": dial, "table": binary.input.table, "onnx": onnx}, manifest
+
+
+def host_to_dict(host: HostPart) -> dict[str, Any]:
+    """Return the host's part as the manifest has it: without its ONNX model."""
+    nodes, outputs = ([asdict(part) for part in parts] for parts in (host.nodes, host.outputs))
+    return {"nodes": nodes, "outputs": outputs, "macs": host.macs}
 
 
 def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
@@ -97,8 +118,8 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
         _need(arrays[name].shape == (count,), f"{name} has shape {arrays[name].shape}, must be ({count},)", name)
         _need(int(arrays[name].min()) >= -1, f"{name} has a number below -1", name)
     _need(int(arrays["layer_of"].max()) < len(layers), "layer_of names a layer that is not there", "layer_of")
-    info, out = _input(top.part("input"), arrays["table"]), _output(top.part("output"))
-    _check_dram(info, out, base, dram)
+    info, outputs = _input(top.part("input"), arrays["table"]), _outputs(top)
+    _check_dram(info, outputs, base, dram)
     macs = top.whole("dial_macs", 0, MAX_MACS)
     return Binary(
         model=top.text("model"),
@@ -107,11 +128,12 @@ def from_parts(arrays: Arrays, manifest: dict[str, Any]) -> Binary:
         constants=constants,
         dram_bytes=dram,
         input=info,
-        output=out,
+        outputs=outputs,
         layers=layers,
         dial=_dial(arrays["dial"], layers, macs),
         dial_macs=macs,
         notes=top.texts("notes"),
+        host=_host(top, arrays["onnx"], outputs),
         **{name: arrays[name] for name in PER_INSTRUCTION},
     )
 
@@ -212,13 +234,21 @@ def _check_types(arrays: Arrays) -> None:
         _need(fits, f"{name} has shape {found.shape}, must be ({', '.join(map(str, axes))})", name)
 
 
-def _check_dram(info: InputInfo, out: OutputInfo, base: int, dram_bytes: int) -> None:
-    for what, part in (("input", info), ("output", out)):
-        field = f"{what}.address"
-        _need(part.address >= base, f"the {what} lies before {base:#x}, in the constants or the program", field)
-        _need(part.address + part.bytes <= dram_bytes, f"the {what} ends beyond dram_bytes = {dram_bytes}", field)
-    apart = info.address + info.bytes <= out.address or out.address + out.bytes <= info.address
-    _need(apart, "input and output overlap", "output.address")
+def _check_dram(info: InputInfo, outputs: tuple[OutputInfo, ...], base: int, dram_bytes: int) -> None:
+    parts: list[tuple[str, str, InputInfo | OutputInfo]] = [("the input", "input", info)]
+    parts += [(f"output {out.name}", f"outputs[{i}]", out) for i, out in enumerate(outputs)]
+    for what, path, part in parts:
+        field = f"{path}.address"
+        _need(part.address >= base, f"{what} lies before {base:#x}, in the constants or the program", field)
+        _need(part.range[1] <= dram_bytes, f"{what} ends beyond dram_bytes = {dram_bytes}", field)
+    for (what, _, part), (other_what, other_path, other) in combinations(parts, 2):
+        apart = part.range[1] <= other.range[0] or other.range[1] <= part.range[0]
+        _need(apart or _tensor(part) == _tensor(other), f"{what} and {other_what} overlap", f"{other_path}.address")
+
+
+def _tensor(part: InputInfo | OutputInfo) -> object:
+    """Return what two outputs of one tensor have in common."""
+    return replace(part, name="", shape=()) if isinstance(part, OutputInfo) else part
 
 
 def _input(r: _Reader, table: NDArray[Any]) -> InputInfo:
@@ -241,6 +271,15 @@ def _input(r: _Reader, table: NDArray[Any]) -> InputInfo:
     )
 
 
+def _outputs(top: _Reader) -> tuple[OutputInfo, ...]:
+    outputs = tuple(_output(r) for r in top.parts("outputs"))
+    _need(len(outputs) > 0, "no outputs", "outputs")
+    for i, output in enumerate(outputs):
+        taken = any(other.name == output.name for other in outputs[:i])
+        _need(not taken, f"a second output is called {output.name}", f"outputs[{i}].name")
+    return outputs
+
+
 def _output(r: _Reader) -> OutputInfo:
     channels = r.whole("channels", 16, 1 << 16)
     r.need(channels % 16 == 0, "channels", f"= {channels}: must be whole groups of 16")
@@ -261,6 +300,26 @@ def _output(r: _Reader) -> OutputInfo:
     values, wanted = info.height * info.width * len(real), prod(info.shape)
     r.need(values == wanted, "shape", f"has {wanted} values, the tensor {values}")
     return info
+
+
+def _host(top: _Reader, onnx: NDArray[Any], made: tuple[OutputInfo, ...]) -> HostPart | None:
+    if top.get("host", lambda v: v is None or isinstance(v, dict), "null or an object") is None:
+        _need(not onnx.size, "a model for the host, and no host", "host")
+        return None
+    r = top.part("host")
+    _need(onnx.size > 0, "no model for the host", "host")
+    nodes = [HostNode(**{f: n.text(f) for f in ("name", "operator", "reason")}) for n in r.parts("nodes")]
+    outputs = [HostOutput(name=o.text("name"), shape=_result_shape(o)) for o in r.parts("outputs")]
+    names = [output.name for output in outputs]
+    _need(0 < len(names) == len(set(names)), "the host has no outputs, or two of one name", "host")
+    _need(bool(set(names) - {output.name for output in made}), "the host makes no output", "host")
+    return HostPart(onnx=onnx, nodes=tuple(nodes), outputs=tuple(outputs), macs=r.whole("macs", 0, MAX_MACS))
+
+
+def _result_shape(r: _Reader) -> tuple[int, ...] | None:
+    if r.get("shape", lambda v: v is None or _is_list(v), "null or a list") is None:
+        return None
+    return r.wholes("shape", 0, 1 << 32, range(9))
 
 
 def _layers(top: _Reader) -> tuple[LayerInfo, ...]:

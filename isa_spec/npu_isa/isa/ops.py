@@ -90,6 +90,8 @@ class VGeom:
     wide: int
     clamp_low: int
     clamp_high: int
+    product: int
+    table: int
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,15 @@ class Vec(_Row):
 
 
 @dataclass(frozen=True)
+class Table(_Row):
+    """A load of the vector engine's table from parameter memory."""
+
+    param_addr: int
+
+    engine: ClassVar[Engine] = Engine.VECTOR
+
+
+@dataclass(frozen=True)
 class Load(_Row):
     """A strided copy from DRAM."""
 
@@ -268,7 +279,7 @@ class Store(_Row):
     engine: ClassVar[Engine] = Engine.STORE
 
 
-Op = Halt | Setup | Conv | Vec | Load | Fold | Store
+Op = Halt | Setup | Conv | Vec | Table | Load | Fold | Store
 
 
 def name_of(op: Op) -> str:

@@ -23,6 +23,7 @@ from npu_isa.isa.ops import (
     Op,
     Setup,
     Store,
+    Table,
     Vec,
     VGeom,
     name_of,
@@ -31,9 +32,10 @@ from npu_isa.isa.program import ENGINE_OF, KINDS, Array, Instruction, Program
 from npu_isa.isa.tables import BY_NAME, RAW
 
 TABLE: int = RAW["table_entries_per_word"]
-_ROWS: dict[str, type[Conv | Vec | Load | Fold | Store]] = {
+_ROWS: dict[str, type[Conv | Vec | Table | Load | Fold | Store]] = {
     "conv": Conv,
     "vec": Vec,
+    "table": Table,
     "load": Load,
     "fold": Fold,
     "store": Store,
@@ -73,8 +75,8 @@ class Ops(Sequence[Op]):
         row: its row in the table of its kind; 0 for setups and the halt.
         engine: its engine, -1 for the halt.
         pop, push: token masks.
-        conv, vec, load, fold, store: one record per operation of that kind, in program order, all int64: `index` in
-            the program, its operands, those of its geom or vgeom; of a conv `layout`, a place in `layouts`.
+        conv, vec, table, load, fold, store: one record per operation of that kind, in program order, all int64: `index`
+            in the program, its operands, those of its geom or vgeom; of a conv `layout`, a place in `layouts`.
         layouts: the different contents of the group table that convs find, in order of first use.
     """
 
@@ -85,6 +87,7 @@ class Ops(Sequence[Op]):
     push: Array
     conv: Array
     vec: Array
+    table: Array
     load: Array
     fold: Array
     store: Array
@@ -107,8 +110,8 @@ class Ops(Sequence[Op]):
         pop, push = (np.array([getattr(op, side) for op in ops], np.int64) for side in ("pop", "push"))
         return _ops(kind, pop, push, tables, tuple(layouts))
 
-    def table(self, name: str) -> Array:
-        """Return the table of a kind by its mnemonic."""
+    def of_kind(self, name: str) -> Array:
+        """Return the records of a kind by its mnemonic."""
         found: Array = getattr(self, name)
         return found
 
@@ -142,7 +145,7 @@ class Ops(Sequence[Op]):
         if name in _SETUPS:
             return Setup(*head, name, Engine(int(self.engine[index])))
         row: Any = _ROWS[name]
-        values = self.table(name)[self.row[index]].item()
+        values = self.of_kind(name)[self.row[index]].item()
         if name not in _STATE:
             made: Op = row(*head, *values[1:])
             return made

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from npu_isa.isa.tables import TIMING
+from npu_isa.isa.tables import RAW, TIMING
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
 U8 = NDArray[np.uint8]
@@ -17,7 +17,8 @@ Count = TypeVar("Count", int, Ints)
 
 TAPS_PER_ROW = 4  # depthwise weights, a byte each, in a parameter row
 HEAD_ROWS: int = TIMING["param_rows"]  # bias | multiplier and shift | second multiplier
-MULTIPLIER_MASK, SHIFT_AT, SHIFT_MASK = 0xFFFF, 16, 0x3F
+MULTIPLIER_BITS, SHIFT_AT, SHIFT_MASK = 16, 16, 0x3F  # multipliers are two's complement
+TABLE_BYTES: int = RAW["table_bytes"]
 
 
 def position_words(machine: MachineConfig) -> int:
@@ -80,7 +81,8 @@ class ParamBlock(NamedTuple):
 
     Attributes:
         bias: int32 range.
-        mult, shift, mult2: first multiplier, its shift, second multiplier (residual or below zero).
+        mult, shift, mult2: first multiplier, its shift, second multiplier (residual or below zero); multipliers are
+            -32767..32767.
         taps: depthwise weights, int8 (..., taps, lanes).
     """
 
@@ -98,8 +100,9 @@ def pack_params(block: ParamBlock) -> NDArray[np.uint32]:
     padded[..., : taps.shape[-2], :] = taps
     quads = padded.view(np.uint8).reshape(*taps.shape[:-2], -1, TAPS_PER_ROW, taps.shape[-1]).astype("<u4")
     tail = sum(quads[..., k, :] << 8 * k for k in range(TAPS_PER_ROW))
-    scale = np.asarray(block.mult).astype("<u4") | np.asarray(block.shift).astype("<u4") << SHIFT_AT
-    head = np.stack([np.asarray(block.bias).astype("<i4").view("<u4"), scale, block.mult2.astype("<u4")], axis=-2)
+    mult, second = (np.asarray(m).astype("<i2").view("<u2").astype("<u4") for m in (block.mult, block.mult2))
+    scale = mult | np.asarray(block.shift).astype("<u4") << SHIFT_AT
+    head = np.stack([np.asarray(block.bias).astype("<i4").view("<u4"), scale, second], axis=-2)
     return np.concatenate([head, np.asarray(tail, "<u4")], axis=-2)
 
 
@@ -112,8 +115,26 @@ def unpack_params(rows: Ints, taps: int) -> ParamBlock:
     weights = weights.reshape(*weights.shape[:-3], -1, weights.shape[-1])[..., :taps, :]
     return ParamBlock(
         bias=rows[..., 0, :].view("<i4").astype(np.int64),
-        mult=scale & MULTIPLIER_MASK,
+        mult=_multiplier(scale),
         shift=scale >> SHIFT_AT & SHIFT_MASK,
-        mult2=second & MULTIPLIER_MASK,
+        mult2=_multiplier(second),
         taps=weights,
     )
+
+
+def _multiplier(words: Ints) -> Ints:
+    """Return the multipliers in the low bits of parameter words."""
+    bits = words & ((1 << MULTIPLIER_BITS) - 1)
+    return np.asarray(bits - ((bits >> (MULTIPLIER_BITS - 1)) << MULTIPLIER_BITS))
+
+
+def table_rows(machine: MachineConfig) -> int:
+    """Return the rows of parameter memory that a table takes, from the beginning of the first one on."""
+    return -(-TABLE_BYTES // (4 * machine.array_cols))
+
+
+def pack_table(table: U8, machine: MachineConfig) -> U8:
+    """Return the bytes of whole parameter rows that hold a table, uint8 (256,), and zeros behind it."""
+    rows = np.zeros(table_rows(machine) * 4 * machine.array_cols, np.uint8)
+    rows[:TABLE_BYTES] = table
+    return rows

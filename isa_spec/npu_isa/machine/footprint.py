@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from npu_isa.isa.ops import Memory, Op, Source
 from npu_isa.isa.resolve import Ops
-from npu_isa.machine.blocks import param_block_rows, weight_block_words
+from npu_isa.machine.blocks import param_block_rows, table_rows, weight_block_words
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
 Array = NDArray[Any]
@@ -88,6 +88,7 @@ def footprints(ops: Sequence[Op], machine: MachineConfig) -> Accesses:
 
     _convs(p, machine, put)
     _vecs(p.vec, put)
+    put(p.table, Memory.PARAM, p.table["param_addr"], p.table["param_addr"] + table_rows(machine), 0)
     _transfers(p, machine, put)
     op, memory, first, end = (np.concatenate([part[i] for part in parts]).astype(np.int64) for i in range(4))
     write = np.concatenate([np.full(len(part[0]), part[4], np.int64) for part in parts])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 IntArray = NDArray[Any]
 
 MAX_SHIFT_LOWER = 4  # positions 0..4: 4 of 8 bits
-MAX_MULTIPLIER = 32767
+MAX_MULTIPLIER = 32767  # of both multipliers, and as large below zero
 MAX_SHIFT = 47
 
 
@@ -67,16 +67,23 @@ def requantize(
     mult2: IntArray | None = None,
     *,
     leaky: bool = False,
+    product: bool = False,
 ) -> IntArray:
     """Scale 32-bit sums to the output's integers with one rounding.
 
     y = clamp(((acc + bias) * mult [+ residual * mult2] + 2^(shift-1)) >> shift); with `leaky`, mult2 takes the place
-    of mult where acc + bias < 0. Per-channel arguments have the last axis of `acc`.
+    of mult where acc + bias < 0; with `product` the residual, a byte, multiplies acc, a byte too, and nothing is added:
+    y = clamp(((acc * residual + bias) * mult + 2^(shift-1)) >> shift). Multipliers may be negative; all values stay
+    below 2^48. Per-channel arguments have the last axis of `acc`.
 
     Returns:
         int64 array of the shape of `acc`, within low..high.
     """
-    value = np.asarray(acc, dtype=np.int64) + np.asarray(bias, dtype=np.int64)
+    value = np.asarray(acc, dtype=np.int64)
+    if product:
+        assert residual is not None
+        value = value * np.asarray(residual, dtype=np.int64)
+    value = value + np.asarray(bias, dtype=np.int64)
     mult = np.asarray(mult, dtype=np.int64)
     shift = np.asarray(shift, dtype=np.int64)
     if leaky:
@@ -84,9 +91,24 @@ def requantize(
         value *= np.where(value < 0, np.asarray(mult2, dtype=np.int64), mult)
     else:
         value *= mult
-    if residual is not None:
+    if residual is not None and not product:
         assert mult2 is not None
         value += np.asarray(residual, dtype=np.int64) * np.asarray(mult2, dtype=np.int64)
     value += np.int64(1) << (shift - 1)
     value >>= shift
     return np.clip(value, low, high)
+
+
+def look_up(values: IntArray, table: IntArray, *, unsigned: bool) -> IntArray:
+    """Return table[byte] of each value's byte.
+
+    Args:
+        values: -128..255; the bits of a value's byte are its place in the table, whatever its sign.
+        table: uint8 (256,).
+        unsigned: whether what stands in the table is 0..255, else -128..127.
+
+    Returns:
+        int64 array of the shape of `values`.
+    """
+    found = np.asarray(table, dtype=np.uint8)[np.asarray(values, dtype=np.int64) & 255]
+    return np.asarray((found if unsigned else found.view(np.int8)).astype(np.int64))

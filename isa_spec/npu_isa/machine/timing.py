@@ -14,7 +14,7 @@ import numpy as np
 from npu_isa.isa.ops import Conv, Fold, Geom, Load, Source, Store, Vec, VGeom
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import banks
-from npu_isa.machine.blocks import param_block_rows
+from npu_isa.machine.blocks import param_block_rows, table_rows
 from npu_isa.machine.config import BLOCK_BYTES, FETCH_WORDS, SEGMENT_ROWS, WORD_BYTES, MachineConfig
 
 
@@ -137,6 +137,11 @@ def vec_issue_cycles(op: Vec, machine: MachineConfig) -> int:
     """
     per_pixel = _pixel_cycles(op.geom, op.words, machine.vector_taps, machine.act_banks)
     return param_rows(op.geom) + op.pixels * per_pixel
+
+
+def table_issue_cycles(machine: MachineConfig) -> int:
+    """Return the cycles from the start of a `table` to one past the issue of its last row: a row per cycle."""
+    return table_rows(machine)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from npu_isa.machine.blocks import (
     ParamBlock,
     WeightBlock,
     pack_params,
+    pack_table,
     pack_weights,
     param_block_rows,
     position_words,
+    table_rows,
     weight_block_words,
 )
 from npu_isa.machine.config import MachineConfig
@@ -54,6 +56,11 @@ def aside(rng: np.random.Generator) -> float:
     return float(rng.spawn(1)[0].random())
 
 
+def beside(rng: np.random.Generator) -> np.random.Generator:
+    """Return a generator made from where another one stands, which neither draws nor spawns anything for it."""
+    return np.random.default_rng(rng.bit_generator.state["state"]["state"])
+
+
 def spread(values: Sequence[int], rng: np.random.Generator) -> int:
     """Pick one of `values`; the first is the most likely."""
     return int(values[0]) if rng.random() < 0.5 else int(rng.choice(values))
@@ -77,6 +84,8 @@ class Builder:
         saved: in DRAM, as (address, shape); pitches and base of the shape are bytes.
         legal: boundaries of each register.
         weight_next, param_next: where the next block goes.
+        other: what was added later is drawn from here: what `rng` makes stays what it is, as far as that goes.
+        tables: whether the vector engine has a table.
     """
 
     rng: np.random.Generator
@@ -88,6 +97,10 @@ class Builder:
     legal: dict[int, tuple[int, ...]] = field(default_factory=dict)
     weight_next: int = 0
     param_next: int = 0
+    tables: bool = False
+
+    def __post_init__(self) -> None:
+        self.other = beside(self.rng)
 
     # -- helpers
 
@@ -276,7 +289,9 @@ class Builder:
             self.rng.integers(0, 32768, cols),
         )
         first, second, third = (np.where(odd, a, b) for a, b in zip(anything, (mult, shift, second), strict=True))
-        return first, second, third
+        below = self.other.random((2, cols)) < self.other.choice([0, 0.3, 1], (2, 1), p=[0.5, 0.3, 0.2])
+        signs = np.where(below, -1, 1)
+        return first * signs[0], second, third * signs[1]
 
     def _load_params(self, taps: int, register: int, places: int, bits: int, residual: Tensor | None) -> int:
         """Load one parameter block for sums of about `bits` bits and return its first row."""
@@ -296,6 +311,22 @@ class Builder:
             self._load_constants(Memory.PARAM, bias, 4 * cols, at, table)
             self._load_constants(Memory.PARAM, block[1:], (rows - 1) * 4 * cols, at + 1)
         return at
+
+    def _load_table(self, wrap: bool) -> None:
+        """Load a table of noise, if the parameter memory has room, and let the vector engine take it.
+
+        Without `wrap` it goes behind the parameter block in use, or nowhere.
+        """
+        rows = table_rows(self.machine)
+        if rows + (0 if wrap else self.param_next) > self.machine.param_rows:
+            return
+        at = self._room(rows, self.machine.param_rows, self.param_next)
+        self.param_next = at + rows
+        table = self.other.integers(0, 256, 256, dtype=np.uint8)
+        self._load_constants(Memory.PARAM, pack_table(table, self.machine), rows * 4 * self.machine.array_cols, at)
+        for _ in range(2 if self.other.random() < 0.2 else 1):  # a second one waits for no load
+            self._put("table", param_addr=at)
+        self.tables = True
 
     def _weight_block(self, places: int, taps: int) -> Array:
         """Return random weights and positions of a conv."""
@@ -349,21 +380,45 @@ class Builder:
         return [Tile(y, x, min(th, h - y), min(tw, w - x)) for y in range(0, h, th) for x in range(0, w, tw)]
 
     def _output(
-        self, h: int, w: int, groups: int, wide: int, keep: list[Tensor]
+        self, h: int, w: int, groups: int, wide: int, keep: list[Tensor], product: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return (output, residual): the residual may be None, or the output itself."""
+        """Return (output, residual): the residual may be None, or the output itself; it may have pitches of zero."""
         fits = [t for t in self.tensors if t.h >= h and t.w >= w and t.words >= groups]
         residual = fits[self._number(0, len(fits) - 1)] if fits and self._chance(0.5) else None
         if residual is not None and residual not in keep and not wide and self._chance(0.4):
             exact = replace(residual, h=h, w=w, words=groups)
             self.tensors = [t for t in self.tensors if t.end <= exact.base or exact.end <= t.base]
             return exact, exact
+        residual = self._broadcast(residual, groups, 0.8 if product else 0.15)
         made = self._new_tensor(h, w, groups * (1 + wide), keep + ([residual] if residual else []))
         return made, residual
 
+    def _broadcast(self, residual: Tensor | None, groups: int, chance: float) -> Tensor | None:
+        """Return a residual all of whose pixels, rows or columns are one, sometimes also where none was drawn."""
+        wanted = self.other.random()
+        if residual is None:
+            fits = [t for t in self.tensors if t.words >= groups]
+            if wanted >= chance or not fits:
+                return None
+            residual = fits[int(self.other.integers(len(fits)))]
+            return replace(residual, h=1, w=1, row=0, pixel=0)
+        if wanted < 0.3:
+            return replace(residual, **({"row": 0, "pixel": 0}, {"row": 0}, {"pixel": 0})[int(wanted * 10)])
+        return residual
+
     def _put_vgeom(
-        self, source: int, window: dict[str, int], src: Tensor | None, out: Tensor, res: Tensor | None, wide: int
+        self,
+        source: int,
+        window: dict[str, int],
+        src: Tensor | None,
+        out: Tensor,
+        res: Tensor | None,
+        wide: int,
+        product: bool = False,
     ) -> None:
+        """Put a vgeom, and perhaps a table before it."""
+        if self.other.random() < 0.4:
+            self._load_table(wrap=True)
         low, high = [(-128, 127), (0, 255), (0, 60), (-7, 127), (3, 200), (-100, -2)][self._number(0, 5)]
         if wide:
             low, high = [(-32768, 32767), (-300, 5000)][self._number(0, 1)]
@@ -384,6 +439,8 @@ class Builder:
             wide=wide,
             clamp_low=low,
             clamp_high=high,
+            product=int(product),
+            table=int(self.tables and not wide and self.other.random() < 0.75),
         )
 
     def _put_vec(
@@ -398,6 +455,8 @@ class Builder:
     ) -> None:
         y, x, th, tw = tile
         cols = self.machine.array_cols
+        if self.tables and self.other.random() < 0.1:
+            self._load_table(wrap=False)
         group, byte = divmod(column * cols, WORD)
         self._put(
             "vec",
@@ -422,15 +481,19 @@ class Builder:
         kh, sy, dy, pad_top, h = self._axis(src.h, inside=source == 2)
         kw, sx, dx, pad_left, w = self._axis(src.w, inside=source == 2)
         groups, wide = self._number(1, src.words), int(self._chance(0.15))
-        out, res = self._output(h, w, groups, wide, [src])
+        product = bool(self.other.random() < (0.6 if source == 3 else 0.1))
+        if product:
+            source, kh, kw = 3, 1, 1
+        out, res = self._output(h, w, groups, wide, [src], product)
         if out is None:
             return
+        product = product and res is not None
         window = dict(kernel_h=kh, kernel_w=kw, stride_y=sy, stride_x=sx, dilation_y=dy, dilation_x=dx)
         window |= dict(pad_top=pad_top, pad_left=pad_left, in_h=src.h, in_w=src.w)
-        self._put_vgeom(source, window, src, out, res, wide)
+        self._put_vgeom(source, window, src, out, res, wide, product)
         row0 = self._number(-min(2, src.base // src.row), 3)
         for column in range(self._columns(groups)):
-            bits = 13 + (kh * kw).bit_length() // 2 if source == 1 else 7
+            bits = 13 + (kh * kw).bit_length() // 2 if source == 1 else 14 if product else 7
             params = self._load_params(kh * kw if source == 1 else 0, NO_DIAL, 0, bits, res)
             for tile in self._tiles(h, w, 25, 4):
                 base = src.base + row0 * src.row + column * self.machine.array_cols // WORD

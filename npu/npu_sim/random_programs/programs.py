@@ -1,8 +1,9 @@
 """Random valid programs.
 
-They use every instruction, strides, dilations, paddings and crops, loose pitches, accumulation, residuals (in place
-too), leaky and wide outputs, all sources, stores and reloads, folds, bias tables, and tokens from true conflicts beside
-some that are not needed. Layers' tiles overlap in time as far as the tokens allow.
+They use every instruction, strides, dilations, paddings and crops, loose pitches, accumulation, residuals (in place and
+broadcast too), products, tables, leaky and wide outputs, all sources, multipliers of both signs, stores and reloads,
+folds, bias tables, and tokens from true conflicts beside some that are not needed. Layers' tiles overlap in time as far
+as the tokens allow.
 """
 
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ class RandomProgram:
             constants_bytes=len(self.constants),
             dram_bytes=self.dram_bytes,
             input_range=self.input_range,
-            output_range=self.output_range,
+            output_ranges=(self.output_range,),
             registers=self.registers,
             legal=self.legal,
             constants=self.constants,

@@ -11,8 +11,8 @@ from npu_sim.kernel import inlined, kernel
 from npu_sim.register.state import Front
 
 LOAD, MATRIX, VECTOR, STORE = 0, 1, 2, 3
-HALT, GEOM, GROUPS, CONV, VGEOM, VEC, LOAD_OP, FOLD, STORE_OP = range(9)
-KINDS = ("halt", "geom", "groups", "conv", "vgeom", "vec", "load", "fold", "store")
+HALT, GEOM, GROUPS, CONV, VGEOM, VEC, TABLE, LOAD_OP, FOLD, STORE_OP = range(10)
+KINDS = ("halt", "geom", "groups", "conv", "vgeom", "vec", "table", "load", "fold", "store")
 
 # state of an engine's issue stage: what the instruction in it waits for, or what it does
 FREE, TOKENS, SHADOW, LOADING, LOADED, PORTS, WORK, SETUP = range(8)

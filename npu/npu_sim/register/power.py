@@ -27,6 +27,7 @@ from npu_sim.register.state import (
     REGISTERS,
     REWIND,
     SEGMENT,
+    TABLE_BYTES,
     TIMES,
     WORD_BYTES,
     Array,
@@ -115,6 +116,7 @@ def _sizes(machine: MachineConfig) -> dict[str, int]:
         "position_bytes": -(-machine.array_cols // (2 * GROUP)) * GROUP,
         "shadow_free": TIMING["shadow_free_cycles"],
         "param_rows": TIMING["param_rows"],
+        "table_rows": -(-TABLE_BYTES // (4 * machine.array_cols)),
         "finds": machine.dynamic_extraction,
         "fetch_words": FETCH_WORDS,
         "buffer_words": machine.instruction_words,
@@ -221,8 +223,9 @@ def _build(
         vector=Vector(
             np.zeros((2, max(kernel_w, machine.vector_taps)), np.int64),
             np.zeros((2, kernel_w, cols // GROUP + 2), np.int64),
-            np.zeros((14, cols), np.int64),
+            np.zeros((15, cols), np.int64),
             np.zeros((max(weight_rows, 1), cols), np.int64),
+            np.zeros((cols, TABLE_BYTES), np.uint8),
         ),
         dma=Dma(
             beat,

@@ -19,8 +19,9 @@ Array = NDArray[Any]
 
 WORD_BYTES = int(RAW["word_bytes"])  # of an instruction
 GROUP = int(RAW["group_channels"])  # bytes of a word
+TABLE_BYTES = int(RAW["table_bytes"])
 ENGINES = len(RAW["engines"])
-VECTOR_STAGES = 6  # read and reduce, bias, multiply, residual, round and clamp, write
+VECTOR_STAGES = 7  # read and reduce, bias, multiply, residual, round and clamp, table, write
 CONTROL_RING = 8  # slots of the vector engine's control, one per cycle: more than its stages
 PIXEL_RING = 4  # slots of what travels from address to extraction, one per cycle: more than the stages between
 EIGHT = 16  # row of Matrix.unit: the byte's value; the rows before are its 4-bit code at a position
@@ -28,7 +29,7 @@ REWIND = 4096  # registers that all move one place per clock stand in a buffer w
 # where they begin moves instead, and they are brought back to the end when it has reached the front
 TIMES = ("dispatch", "accept", "start", "issue_end", "end")
 # rows of Vector.lanes
-BIAS, MULT, MULT2, SHIFT, SHIFT3, SHIFT4, SUM1, BIASED, PRODUCT, ADDED, CLAMPED, RES1, RES2, RES3 = range(14)
+BIAS, MULT, MULT2, SHIFT, SHIFT3, SHIFT4, SUM1, BIASED, PRODUCT, ADDED, CLAMPED, RESULT, RES1, RES2, RES3 = range(15)
 # rows of REGISTERS.word
 GEOM_WORD, CONV_WORD, STREAM_GEOM, STREAM_CONV, VGEOM_WORD, VEC_WORD = range(6)
 
@@ -55,6 +56,7 @@ SIZES = record(  # the machine description: wires, not registers
     "position_bytes",  # of one place's row of s_wgt
     "shadow_free",
     "param_rows",  # bias, multiplier and shift, second multiplier
+    "table_rows",  # rows of parameters that hold the table
     "finds",  # 1 bit: positions are found at run time, in a stage of its own before extraction
     "fetch_words",  # of a block of the program
     "buffer_words",
@@ -183,12 +185,14 @@ VECTOR = record(
 VREAD = record(  # what the read stage does in the next cycle
     "param",  # 17 bits: parameter row to read; -1 none
     "index",  # which of the block's rows it is
+    "raw",  # 1 bit: a row of the table, which goes down the pipeline in place of sums
     "acc_row",  # 17 bits; -1 none
     "taps",  # 8 bits: taps of the step
     "tap",  # 16 bits: number of the first
     "first",  # 8 bits: its place in the kernel row
     "sub",
     "residual",  # 24 bits: word; -1 none
+    "product",  # 1 bit: it multiplies the sum
     "source",  # 2 bits
     "src_unsigned",  # 1 bit
     "res_unsigned",  # 1 bit
@@ -198,13 +202,15 @@ VREAD = record(  # what the read stage does in the next cycle
 VCONTROL = record(  # travels down the pipeline
     "go",  # 1 bit: a pixel's sum is complete
     "high",  # 1 bit: write the high bytes of the pixel before
+    "row",  # 7 bits: a row of the table passes: its number plus 1; 0: none
     "last",  # 1 bit: last slot of the instruction
     "out",  # 24 bits: word
     "byte",  # 4 bits
     "lanes",  # 10 bits
     "wide",  # 1 bit each
     "leaky",
-    "residual",
+    "residual",  # it is added
+    "table",
     "low",  # 16 bits each: clamp
     "high_limit",
 )
@@ -346,9 +352,10 @@ class Vector(NamedTuple):
     step: (
         Array  # (2, tap of a kernel row, word): cycle of its step in which the word is read; 1 bit: the first such word
     )
-    lanes: Array  # (14, lane): bias 32, multipliers 16 and 16, shift 6 and its copies beside product and sum, sum 32,
-    # biased 33, product 49, added 50, clamped 16, residual on its way 3 x 9 bits
+    lanes: Array  # (15, lane): bias 32, multipliers 16 and 16, shift 6 and its copies beside product and sum, sum 32,
+    # biased 33, product 49, added 50, clamped 16 or a row of the table 32, result 16, residual on its way 3 x 9 bits
     weights: Array  # (row, lane) 4 x 8 bits: depthwise weights
+    table: Array  # (lane, 256) 8 bits: each lane's copy of the table
 
 
 class Dma(NamedTuple):

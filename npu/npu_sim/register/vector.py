@@ -1,7 +1,8 @@
-"""Vector engine: parameter rows, window and accumulator reads, six stages; kernels, one clock cycle each.
+"""Vector engine: parameter rows, window and accumulator reads, seven stages; kernels, one clock cycle each.
 
 A slot is one issue cycle. It addresses a parameter row, the words of one step of a window, an accumulator row or a
-residual; the stages after it are read and reduce, bias, multiply, residual, round and clamp, write.
+residual; the stages after it are read and reduce, bias, multiply, residual, round and clamp, table, write. A row of the
+table passes through them unchanged, in place of sums, until it is written in the table's stage.
 """
 
 from typing import Any
@@ -15,9 +16,11 @@ from npu_sim.register.front import (
     ISSUE_END,
     PORTS,
     START,
+    TABLE,
     TOKENS,
     VEC,
     VECTOR,
+    VGEOM,
     WORK,
     accept,
     finish_oldest,
@@ -40,10 +43,12 @@ from npu_sim.register.state import (
     RES1,
     RES2,
     RES3,
+    RESULT,
     SHIFT,
     SHIFT3,
     SHIFT4,
     SUM1,
+    TABLE_BYTES,
     VEC_WORD,
     VGEOM_WORD,
     Array,
@@ -67,7 +72,9 @@ def words_of(o: Any) -> Any:
 
 @kernel
 def port_masks(g: Any, o: Any, size: int) -> tuple[int, int]:
-    """Return the regions whose read and write ports a vec takes."""
+    """Return the regions whose read and write ports a vec takes; a `table` takes none."""
+    if o["kind"] == TABLE:
+        return 0, 0
     words, reads = words_of(o), 0
     if g["source"] != ACC:
         reads = window_regions(o["src_base"], o["src_row0"], g, o, 0, words - 1, size)
@@ -89,7 +96,7 @@ def decide(t: int, r: Any, f: Front, v: Vector) -> bool:
         word = f.program[engine["op"]]
         if take(VECTOR, word["pop"], r):
             done = True
-            if word["kind"] == VEC:
+            if word["kind"] != VGEOM:
                 r["word"][VEC_WORD] = word
                 engine["state"] = PORTS
             else:
@@ -107,9 +114,12 @@ def decide(t: int, r: Any, f: Front, v: Vector) -> bool:
 
 @kernel
 def begin(r: Any, v: Vector) -> None:
-    """Set the counters for a vec."""
+    """Set the counters for a vec or a `table`."""
     reg, g = r["vector"], r["word"][VGEOM_WORD]
     reg["param"] = reg["y"] = reg["x"] = reg["part"] = reg["tap_y"] = reg["tap_x"] = reg["sub"] = 0
+    if r["word"][VEC_WORD]["kind"] == TABLE:
+        reg["params"] = r["sizes"]["table_rows"]
+        return
     reg["params"] = r["sizes"]["param_rows"]
     if g["source"] == MAC:
         reg["params"] += (g["kernel_h"] * g["kernel_w"] + 3) // 4
@@ -152,11 +162,11 @@ def choose_step(step: Array, first: int, tap: int, word: int, words: int, distan
 
 @kernel
 def issue(t: int, r: Any, f: Front, v: Vector) -> None:
-    """Issue one slot of the vec at work; at its last slot the engine is free for the next one."""
+    """Issue one slot of the vec or `table` at work; at its last slot the engine is free for the next one."""
     engine, reg, read, control = r["engine"][VECTOR], r["vector"], r["read"], r["control"][t % CONTROL_RING]
     read["param"] = read["acc_row"] = read["residual"] = -1
-    read["taps"] = 0
-    control["go"] = control["high"] = control["last"] = 0
+    read["taps"] = read["raw"] = 0
+    control["go"] = control["high"] = control["row"] = control["last"] = 0
     if engine["state"] != WORK:
         return
     g, o = r["word"][VGEOM_WORD], r["word"][VEC_WORD]
@@ -164,6 +174,10 @@ def issue(t: int, r: Any, f: Front, v: Vector) -> None:
     if reg["param"] < reg["params"]:
         read["param"], read["index"] = o["param_addr"] + reg["param"], reg["param"]
         reg["param"] += 1
+        if o["kind"] == TABLE:
+            read["raw"], control["row"] = 1, reg["param"]
+            if reg["param"] == reg["params"]:
+                end_issue(t, control, r, f)
         return
     read["source"], read["src_unsigned"], read["res_unsigned"] = g["source"], g["src_unsigned"], g["res_unsigned"]
     read["byte"], read["lanes"] = o["out_byte"], o["lanes"]
@@ -171,13 +185,21 @@ def issue(t: int, r: Any, f: Front, v: Vector) -> None:
         issue_main(r, v)
     if reg["part"] == RESIDUAL or (g["residual"] and g["source"] == ACC and reg["part"] == MAIN):
         read["residual"] = o["res_base"] + reg["y"] * g["res_row_pitch"] + reg["x"] * g["res_pixel_pitch"]
+        read["product"] = g["product"]
     if reg["part"] == HIGH:
         control["high"] = 1
     over = reg["tap_y"] == g["kernel_h"] or g["source"] == ACC
     if over and next_part(control, r) and reg["y"] == o["tile_h"]:
-        control["last"] = 1
-        f.times[engine["op"], ISSUE_END] = t + 1
-        engine["state"] = FREE
+        end_issue(t, control, r, f)
+
+
+@kernel
+def end_issue(t: int, control: Any, r: Any, f: Front) -> None:
+    """Issue the last slot of an instruction."""
+    engine = r["engine"][VECTOR]
+    control["last"] = 1
+    f.times[engine["op"], ISSUE_END] = t + 1
+    engine["state"] = FREE
 
 
 @kernel
@@ -208,7 +230,8 @@ def complete(control: Any, r: Any) -> None:
     control["go"] = 1
     control["out"] = o["out_base"] + reg["y"] * g["out_row_pitch"] + reg["x"] * g["out_pixel_pitch"]
     control["byte"], control["lanes"] = o["out_byte"], o["lanes"]
-    control["wide"], control["leaky"], control["residual"] = g["wide"], g["leaky"], g["residual"]
+    control["wide"], control["leaky"], control["table"] = g["wide"], g["leaky"], g["table"]
+    control["residual"] = 1 if g["residual"] and not g["product"] else 0
     control["low"], control["high_limit"] = g["clamp_low"], g["clamp_high"]
 
 
@@ -252,17 +275,16 @@ def address_step(r: Any, v: Vector) -> None:
 def stages(t: int, r: Any, f: Front, v: Vector, acc: Array, memories: Memories) -> None:
     """Step the pipeline, last stage first."""
     slots, lanes = r["control"], v.lanes
-    writing = slots[(t - 6) % CONTROL_RING]
-    write(writing, r["vector"], lanes[CLAMPED], memories.act)
+    writing = slots[(t - 7) % CONTROL_RING]
+    write(writing, r["vector"], lanes[RESULT], memories.act)
     if writing["last"]:
-        finish_oldest(VECTOR, VEC, r, f)
+        finish_oldest(VECTOR, TABLE if writing["row"] else VEC, r, f)
         writing["last"] = 0
+    table_stage(slots[(t - 6) % CONTROL_RING], v)
     clamp(slots[(t - 5) % CONTROL_RING], lanes)
     add_residual(slots[(t - 4) % CONTROL_RING], lanes)
     multiply(slots[(t - 3) % CONTROL_RING], lanes)
-    if slots[(t - 2) % CONTROL_RING]["go"]:
-        for c in range(lanes.shape[1]):
-            lanes[BIASED, c] = lanes[SUM1, c] + lanes[BIAS, c]
+    add_bias(slots[(t - 2) % CONTROL_RING], lanes)
     read_stage(r, v, acc, memories)
 
 
@@ -273,7 +295,7 @@ def read_stage(r: Any, v: Vector, acc: Array, memories: Memories) -> None:
     for c in range(lanes.shape[1]):
         lanes[RES3, c], lanes[RES2, c] = lanes[RES2, c], lanes[RES1, c]
     if read["param"] >= 0:
-        read_param(read["param"], read["index"], v, memories.param)
+        read_param(read["param"], read["index"], read["raw"], v, memories.param)
     if read["acc_row"] >= 0:
         for c in range(lanes.shape[1]):
             lanes[SUM1, c] = acc[read["acc_row"], c]
@@ -286,6 +308,8 @@ def read_stage(r: Any, v: Vector, acc: Array, memories: Memories) -> None:
         for c in range(read["lanes"]):
             byte = np.int64(memories.act[at + c])
             lanes[RES1, c] = byte if read["res_unsigned"] else signed8(byte)
+            if read["product"]:  # by the first tap's multiplier: 9 x 9 bits
+                lanes[SUM1, c] = lanes[SUM1, c] * lanes[RES1, c]
 
 
 @kernel
@@ -314,26 +338,52 @@ def wrap32(value: int) -> Any:
 
 
 @kernel
-def read_param(row: int, index: int, v: Vector, param: Array) -> None:
-    """Bring one row of the parameter block to its registers."""
+def read_param(row: int, index: int, raw: int, v: Vector, param: Array) -> None:
+    """Bring one row of the parameter block to its registers, or a row of the table to those of the sums."""
     lanes = v.lanes
     for c in range(lanes.shape[1]):
         at, word = (row * lanes.shape[1] + c) * 4, np.int64(0)
         for b in range(4):
             word |= np.int64(param[at + b]) << 8 * b
-        if index == 0:
+        if raw:
+            lanes[SUM1, c] = word
+        elif index == 0:
             lanes[BIAS, c] = wrap32(word)
         elif index == 1:
-            lanes[MULT, c], lanes[SHIFT, c] = word & 0xFFFF, word >> 16 & 63
+            lanes[MULT, c], lanes[SHIFT, c] = signed16(word & 0xFFFF), word >> 16 & 63
         elif index == 2:
-            lanes[MULT2, c] = word & 0xFFFF
+            lanes[MULT2, c] = signed16(word & 0xFFFF)
         else:
             v.weights[index - 3, c] = word
 
 
 @kernel
+def signed16(bits: int) -> Any:
+    """Return the value of 16 bits."""
+    return bits - ((bits & 0x8000) << 1)
+
+
+@kernel
+def pass_row(control: Any, lanes: Array, to: int, source: int) -> None:
+    """Let a row of the table pass a stage unchanged."""
+    if control["row"]:
+        for c in range(lanes.shape[1]):
+            lanes[to, c] = lanes[source, c]
+
+
+@kernel
+def add_bias(control: Any, lanes: Array) -> None:
+    """Stage 2."""
+    pass_row(control, lanes, BIASED, SUM1)
+    if control["go"]:
+        for c in range(lanes.shape[1]):
+            lanes[BIASED, c] = lanes[SUM1, c] + lanes[BIAS, c]
+
+
+@kernel
 def multiply(control: Any, lanes: Array) -> None:
     """Stage 3; the shift goes along, because the next block may overwrite its register."""
+    pass_row(control, lanes, PRODUCT, BIASED)
     if control["go"]:
         for c in range(lanes.shape[1]):
             below = control["leaky"] and lanes[BIASED, c] < 0
@@ -344,6 +394,7 @@ def multiply(control: Any, lanes: Array) -> None:
 @kernel
 def add_residual(control: Any, lanes: Array) -> None:
     """Stage 4."""
+    pass_row(control, lanes, ADDED, PRODUCT)
     if control["go"]:
         for c in range(lanes.shape[1]):
             residual = lanes[RES3, c] * lanes[MULT2, c] if control["residual"] else 0
@@ -354,6 +405,7 @@ def add_residual(control: Any, lanes: Array) -> None:
 @kernel
 def clamp(control: Any, lanes: Array) -> None:
     """Stage 5: one rounding."""
+    pass_row(control, lanes, CLAMPED, ADDED)
     if control["go"]:
         for c in range(control["lanes"]):
             shift = lanes[SHIFT4, c]
@@ -362,8 +414,24 @@ def clamp(control: Any, lanes: Array) -> None:
 
 
 @kernel
-def write(control: Any, reg: Any, clamped: Array, act: Array) -> None:
-    """Stage 6: low bytes, or with the second slot of a wide pixel the high bytes to the word behind."""
+def table_stage(control: Any, v: Vector) -> None:
+    """Stage 6: look up a byte in each lane, or write a row of the table to the copies of all lanes."""
+    lanes = v.lanes
+    if control["row"]:
+        for c in range(lanes.shape[1]):
+            at = ((control["row"] - 1) * lanes.shape[1] + c) * 4
+            for b in range(4 if at < TABLE_BYTES else 0):
+                for copy in range(lanes.shape[1]):
+                    v.table[copy, at + b] = lanes[CLAMPED, c] >> 8 * b & 255
+    if control["go"]:
+        for c in range(control["lanes"]):
+            value = lanes[CLAMPED, c]
+            lanes[RESULT, c] = v.table[c, value & 255] if control["table"] else value
+
+
+@kernel
+def write(control: Any, reg: Any, result: Array, act: Array) -> None:
+    """Stage 7: low bytes, or with the second slot of a wide pixel the high bytes to the word behind."""
     if control["go"]:
         reg["out"], reg["out_byte"], reg["out_lanes"] = control["out"], control["byte"], control["lanes"]
         reg["out_wide"] = control["wide"]
@@ -372,4 +440,4 @@ def write(control: Any, reg: Any, clamped: Array, act: Array) -> None:
     high = control["high"]
     for c in range(reg["out_lanes"]):
         word, byte = (reg["out_byte"] + c) // GROUP, (reg["out_byte"] + c) % GROUP
-        act[(reg["out"] + word * (1 + reg["out_wide"]) + high) * GROUP + byte] = clamped[c] >> 8 * high & 255
+        act[(reg["out"] + word * (1 + reg["out_wide"]) + high) * GROUP + byte] = result[c] >> 8 * high & 255

@@ -10,8 +10,10 @@ from npu_isa.isa.tables import ENGINES, RAW, SPECS, TIMING, WORD_BITS, Instructi
 
 SOURCES = Path(__file__).parent / "sv"
 PACKAGE = SOURCES / "npu_pkg.sv"
-CONSTANTS = ("group_channels", "segment_rows", "table_entries_per_word", "boundary_registers", "max_groups")
-KEYWORDS = frozenset({"register", "unsigned"})  # of SystemVerilog or C++: such an operand gets a "_" appended
+CONSTANTS = (
+    *("group_channels", "segment_rows", "table_entries_per_word", "boundary_registers", "max_groups", "table_bytes"),
+)
+KEYWORDS = frozenset({"register", "table", "unsigned"})  # of SystemVerilog or C++: such an operand gets a "_" appended
 
 HEAD = """\
 // The instruction set and the timing constants. Made from isa.toml by `python -m npu_sim.rtl.package`: do not edit.

@@ -26,6 +26,12 @@ def put_notes(notes: Iterable[str]) -> None:
         note(f"note: {printable(text)}")
 
 
+def put_host(lines: Iterable[str]) -> None:
+    """Print what the host runs of a model."""
+    for text in lines:
+        note(f"host: {printable(text)}")
+
+
 def put(text: str, output: str | None = None) -> None:
     """Print a result, or write it to a file, whole or not at all.
 

@@ -7,6 +7,7 @@ import argparse
 from typing import Any, Literal, get_args, get_origin
 
 from npu_compiler.options import QuantizeOptions, offered
+from npu_compiler.outputs import HostChoice
 
 from npu_runtime.cli.arguments import numbers_of, refuse, shape
 from npu_runtime.cli.paths import InputPath, kind_of
@@ -34,6 +35,10 @@ def add_model(parser: argparse.ArgumentParser, *kinds: str, text: str = MODEL_HE
             "--calibration", type=InputPath.of("data"), metavar="DATA", help=".npz, or folder or zip with labels.csv"
         ),
         parser.add_argument("--input-shape", type=shape, metavar="N,C,H,W", help="of a model that leaves sizes open"),
+        parser.add_argument(
+            "--host", choices=get_args(HostChoice),
+            help="what the machine cannot do at the end of the model runs on the host, or is refused (auto)",
+        ),
         pre.add_argument("--pixel-scale", type=float, metavar="X", help="(1/255)"),
         pre.add_argument("--mean", type=numbers_of, metavar="X[,X...]", help="one number, or one per channel (0)"),
         pre.add_argument("--std", type=numbers_of, metavar="X[,X...]", help="one number, or one per channel (1)"),
@@ -104,6 +109,7 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "options": _options(args).check(),
         "requantize": bool(args.requantize),
         "input_shape": args.input_shape,
+        "host": args.host or "auto",
     }
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,22 @@ class PreprocessOptions:
                 )
             found.append(values * (channels // len(values)))
         return found[0], found[1]
+
+
+def as_bytes(given: PreprocessOptions) -> PreprocessOptions:
+    """Return preprocessing for a model that takes pixels as they are: nothing but resize and crop.
+
+    Raises:
+        DataError: something else was asked for.
+    """
+    plain = PreprocessOptions(resize=given.resize, crop=given.crop)
+    wanted = replace(plain, pixel_scale=1.0)
+    if given not in (plain, wanted):
+        raise DataError(
+            "the model takes bytes, pixels as they are: pixel scale, mean and std have nothing to do",
+            hint="leave them out, or export the model with float inputs",
+        )
+    return wanted
 
 
 def numbers(text: str) -> tuple[float, ...]:

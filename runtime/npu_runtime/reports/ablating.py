@@ -15,6 +15,7 @@ from npu_isa.errors import DataError
 from numpy.typing import NDArray
 
 from npu_runtime.data.dataset import Dataset
+from npu_runtime.reports.classes import class_output
 from npu_runtime.reports.evaluating import stderr_points
 from npu_runtime.reports.tables import Table
 
@@ -121,8 +122,8 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def outputs_at(graph: QuantizedGraph, images: NDArray[np.uint8], ratio: float) -> NDArray[np.float64]:
-    """Return the outputs at a ratio of a dial that may stop at every group, in real values, float64 (N, classes)."""
-    channels, out = np.arange(graph.tensors[graph.input].channels), graph.tensors[graph.output]
-    made = fast_eval.run(graph, graph.table[channels, images], walk_of_all_groups(graph, ratio))
+    """Return the classes at a ratio of a dial that may stop at every group, in real values, float64 (N, classes)."""
+    channels, out = np.arange(graph.tensors[graph.input].channels), graph.tensors[class_output(graph.outputs).tensor]
+    made = fast_eval.run(graph, graph.table[channels, images], walk_of_all_groups(graph, ratio))[out.name]
     physical = [out.channel_map.index(c) for c in range(max(out.channel_map) + 1)]
     return np.asarray(made.reshape(len(made), -1, out.channels)[:, 0, physical] * out.scale)

@@ -1,15 +1,20 @@
 """Accuracy and latency over a data set, one row per ratio."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from npu_isa.errors import DataError
+from npu_isa.file.binary import HostOutput, OutputInfo
 from numpy.typing import NDArray
 
 from npu_runtime.data.dataset import Dataset
+from npu_runtime.reports.agreement import Agreement, FloatModel, agreement_table
+from npu_runtime.reports.classes import class_output
 from npu_runtime.reports.explain import speedup, use_of
 from npu_runtime.reports.tables import Table, text_table
 from npu_runtime.session.provenance import provenance
@@ -17,6 +22,8 @@ from npu_runtime.session.session import Session
 
 RUN_SCHEMA = "npu.run/1"
 STDERR_MEANING = "±: one standard error; that of a change from 0 % counts only the images whose answer changes"
+NO_LABELS = "the images have no labels: --float MODEL.onnx compares the outputs with those of the float model"
+AGREEMENT = "outputs against {float_model}, run by {float_engine}"
 STEP = 256  # images between two moves of the progress bar
 Progress = Callable[[int], None]
 
@@ -63,10 +70,17 @@ class RunRow:
 
 @dataclass(frozen=True)
 class RunReport:
-    """The rows of a run and where they come from."""
+    """The rows of a run and where they come from.
+
+    Attributes:
+        classes: which output was compared with labels, in words; "" where there is one output, or no labels.
+        agreement: how near the outputs come to the float model's, `npu_runtime.reports.agreement`; None without it.
+    """
 
     provenance: dict[str, str]
     rows: tuple[RunRow, ...]
+    classes: str = ""
+    agreement: Table | None = None
 
     @property
     def table(self) -> Table:
@@ -74,19 +88,30 @@ class RunReport:
         return Table(RUN_SCHEMA, self.provenance, tuple(asdict(r) for r in self.rows))
 
     def to_json(self) -> str:
-        """Return the report as JSON: `schema`, `provenance`, `rows`; equal runs give equal text."""
-        return self.table.to_json()
+        """Return the report as JSON: `schema`, `provenance`, `rows`, maybe `agreement`; equal runs give equal text."""
+        if self.agreement is None:
+            return self.table.to_json()
+        return json.dumps(self.table.to_dict() | {"agreement": self.agreement.to_dict()}, indent=1) + "\n"
 
     def to_csv(self) -> str:
-        """Return the report as CSV after `# key: value` lines."""
-        return self.table.to_csv()
+        """Return the report as CSV after `# key: value` lines; the agreement is a second table after an empty line."""
+        return "\n".join(table.to_csv() for table in (self.table, self.agreement) if table is not None)
 
     def to_text(self) -> str:
         """Return the report as a table for people."""
         head = f"{self.provenance['model']} on {self.provenance['machine']}"
         clock = float(self.provenance["clock_hz"]) / 1e6
-        text = f"{head} at {clock:,.0f} MHz, {images_run(self.rows)}\n\n" + text_table(map(_for_people, self.rows))
-        return text if self.rows[0].top1_percent is None else f"{text}\n{STDERR_MEANING}\n"
+        head = f"{head} at {clock:,.0f} MHz, {images_run(self.rows)}\n"
+        if "host" in self.provenance:
+            head += f"on the host, in no cycle: {self.provenance['host']}\n"
+        text = f"{head}\n" + text_table(map(_for_people, self.rows))
+        has_labels, images = self.rows[0].top1_percent is not None, self.rows[0].images
+        said = [STDERR_MEANING] * has_labels + [self.classes] * bool(self.classes)
+        said += [NO_LABELS] * bool(images and not has_labels and self.agreement is None)
+        parts = [text, "".join(f"{line}\n" for line in said)]
+        if self.agreement is not None:
+            parts.append(f"{AGREEMENT.format(**self.agreement.provenance)}\n\n{self.agreement.to_text()}")
+        return "\n".join(filter(None, parts))
 
 
 def images_run(rows: Sequence[RunRow]) -> str:
@@ -126,7 +151,13 @@ class Hits:
 
 
 def evaluate(
-    session: Session, dataset: Dataset | None, ratios: Iterable[float], progress: Progress = lambda done: None
+    session: Session,
+    dataset: Dataset | None,
+    ratios: Iterable[float],
+    progress: Progress = lambda done: None,
+    *,
+    classes: str | None = None,
+    float_model: str | Path | None = None,
 ) -> RunReport:
     """Run a data set at several ratios.
 
@@ -135,36 +166,91 @@ def evaluate(
         dataset: images and maybe labels; None: time only.
         ratios: percentages in 0..100.
         progress: called with the number of images done since the last call.
+        classes: name of the output that labels belong to; if None the only output, or the first that is a vector.
+
+        float_model: the ONNX file that the binary was compiled from: how near the outputs come to its.
 
     Raises:
-        NpuError: a ratio outside 0..100; DataError: images or labels do not fit the model.
+        NpuError: a ratio outside 0..100.
+        ModelError: the float model cannot be run.
+        DataError: images, labels or the float model do not fit the binary.
     """
-    rows, hits = [], []
+    rows, hits, near = [], [], []
+    reference = None if float_model is None else FloatModel(float_model, session.binary)
+    labelled = dataset is not None and dataset.labels is not None
+    output = class_output(session.binary.results, classes) if labelled or classes is not None else None
     for ratio in ratios:
         session.set_ratio(ratio)
-        hits.append(None if dataset is None else _hits(session, dataset, progress))
+        agreement = None if reference is None else Agreement(reference, session.binary.results)
+        hits.append(None if dataset is None else _run(session, dataset, output, agreement, progress))
+        near += [] if agreement is None else agreement.rows(ratio)
         rows.append(_row(session, ratio, 0 if dataset is None else len(dataset), hits[-1]))
     in_8bit = next((h for row, h in zip(rows, hits, strict=True) if row.ratio_percent == 0), None)
     changed = (_with_change(row, h, in_8bit) for row, h in zip(rows, hits, strict=True))
-    return RunReport(provenance(session), tuple(changed))
+    made = provenance(session)
+    table = None
+    if reference is not None and dataset is not None:
+        table = agreement_table(made | reference.provenance, near)
+    return RunReport(made, tuple(changed), _class_note(session, output), table)
 
 
-def _hits(session: Session, dataset: Dataset, progress: Progress) -> Hits | None:
-    """Run the images; returns which are right, or None without labels."""
-    classes = int(np.prod(session.binary.output.shape))
-    _check_labels(dataset, classes)
+def _class_note(session: Session, output: OutputInfo | HostOutput | None) -> str:
+    """Say which output was compared with the labels, where there was a choice."""
+    if output is None or len(session.binary.results) == 1:
+        return ""
+    others = ", ".join(o.name for o in session.binary.results if o.name != output.name)
+    return f"classes: output {output.name} (of shape {'x'.join(map(str, output.shape or ()))}); not looked at: {others}"
+
+
+def _run(
+    session: Session,
+    dataset: Dataset,
+    output: OutputInfo | HostOutput | None,
+    agreement: Agreement | None,
+    progress: Progress,
+) -> Hits | None:
+    """Run the images and compare them with the float model, if there is one, and with labels.
+
+    Returns:
+        which are right, or None without an output that is compared with labels.
+    """
+    _check_labels(dataset)
+    classes = 0
     best = []
     for first in range(0, len(dataset), STEP):
-        scores = session.run_integers(dataset.images[first : first + STEP]).reshape(-1, classes)
-        best.append(np.argsort(-scores, axis=1, kind="stable")[:, :5])
-        progress(len(scores))
-    if dataset.labels is None:
+        images = dataset.images[first : first + STEP]
+        found = session.run_all(images)
+        if agreement is not None:
+            agreement.add(images, first, found)
+        if output is not None:
+            best.append(_answers(np.asarray(found[output.name]).reshape(len(images), -1), dataset))
+            classes = math.prod(output.shape or ())
+        progress(len(images))
+    if output is None or dataset.labels is None:
         return None
     match = np.concatenate(best) == dataset.labels[:, None]
     return Hits(match[:, 0], match.any(axis=1) if classes > 5 else None)
 
 
-def _check_labels(dataset: Dataset, classes: int) -> None:
+def _answers(scores: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Return the classes of images in order, the first five at most, shape (N, 5).
+
+    Args:
+        scores: (N, classes); one whole number for each image is its class: the model has chosen it itself.
+        dataset: its labels must be among the classes.
+    """
+    classes, labels = scores.shape[1], dataset.labels
+    if classes == 1 and scores.dtype.kind in "iu":
+        return scores
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise DataError(
+            f"labels are {labels.min()}..{labels.max()}, the model has {classes} classes",
+            hint="give the data set that belongs to the model",
+        )
+    return np.argsort(-scores, axis=1, kind="stable")[:, :5]
+
+
+def _check_labels(dataset: Dataset) -> None:
     labels = dataset.labels
     if not len(dataset):
         raise DataError("there are no images", hint="give at least one")
@@ -172,11 +258,6 @@ def _check_labels(dataset: Dataset, classes: int) -> None:
         return
     if labels.shape != (len(dataset),) or labels.dtype.kind not in "iu":
         raise DataError(f"labels are {labels.dtype} of shape {labels.shape}", hint="a whole number for each image")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(
-            f"labels are {labels.min()}..{labels.max()}, the model has {classes} classes",
-            hint="give the data set that belongs to the model",
-        )
 
 
 def stderr_points(percent: float, images: int) -> float:

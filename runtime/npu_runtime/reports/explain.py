@@ -7,6 +7,7 @@ from npu_sim.counters import MatrixUse, engine_rows, ideal_cycles, matrix_use, s
 
 from npu_runtime.reports.cycles import report
 from npu_runtime.reports.tables import Row
+from npu_runtime.session.hosting import host_summary
 from npu_runtime.session.session import Session
 
 TOP_LAYERS = 5
@@ -85,7 +86,8 @@ def where_it_went(session: Session) -> str:
     for part in PARTS:
         now, then = (getattr(u, part) / u.total * total for u, total in ((use, gain.cycles), (before, gain.cycles8)))
         lines.append(f"  {part:<10}{now / gain.cycles:>21.1%}{now:>10,.0f}{then:>9,.0f}   {MEANING[part]}")
-    return "\n".join([*lines, *_top_layers(session), *_help_lines(session)]) + "\n"
+    host = [f"not in these cycles, on the host: {host_summary(binary)}"] if binary.host is not None else []
+    return "\n".join([*lines, *_top_layers(session), *_help_lines(session), *host]) + "\n"
 
 
 def _top_layers(session: Session) -> list[str]:

@@ -10,10 +10,11 @@ from npu_isa.file.container import write_whole
 from npu_sim.counters import trace_events
 
 from npu_runtime.reports.cycles import report
-from npu_runtime.reports.evaluating import RunReport, images_run
+from npu_runtime.reports.evaluating import AGREEMENT, RunReport, images_run
 from npu_runtime.reports.explain import where_it_went
 from npu_runtime.reports.plots import LEAST_SPAN, accuracy_plot, engines_plot, layers_plot, timeline_plot
 from npu_runtime.reports.tables import Row, Table, cell
+from npu_runtime.session.hosting import host_of
 from npu_runtime.session.session import Session
 
 ACCURACY = (
@@ -98,7 +99,11 @@ def _page(
     captions = {"accuracy.svg": dial.format(images=images, span=LEAST_SPAN)} | CAPTIONS
     parts = [f"<h1>{escape(runs.provenance['model'])} on {escape(runs.provenance['machine'])}, {images}</h1>"]
     parts += [f"<p>note: {escape(note)}</p>" for note in session.binary.notes]
+    parts += [f"<p>host: {escape(line)}</p>" for line in host_of(session.binary)]
     parts.append(_table([row.__dict__ for row in runs.rows]))
+    parts += [f"<p>{escape(runs.classes)}</p>"] if runs.classes else []
+    if runs.agreement is not None:
+        parts.append(f"<h2>{escape(AGREEMENT.format(**runs.agreement.provenance))}</h2>{_table(runs.agreement.rows)}")
     parts += [
         f'<figure><img src="{p}" alt="{captions[p]}"><figcaption>{captions[p]}</figcaption></figure>' for p in plots
     ]

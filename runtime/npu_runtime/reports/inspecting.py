@@ -8,6 +8,8 @@ from npu_isa.file.binary import Binary
 from npu_isa.isa.codec import decode
 from npu_isa.isa.tables import ISA_HASH
 
+from npu_runtime.session.hosting import host_of
+
 
 def summary(binary: Binary, file_bytes: int) -> tuple[str, NpuError | None]:
     """Return the summary of a binary, and what the static check found wrong with its program, if anything.
@@ -25,7 +27,7 @@ def summary(binary: Binary, file_bytes: int) -> tuple[str, NpuError | None]:
 
 
 def _facts(binary: Binary, file_bytes: int) -> list[str]:
-    machine, into, out = binary.machine, binary.input, binary.output
+    machine, into = binary.machine, binary.input
     norm = f"((pixel * {into.pixel_scale:.6g}) - {_numbers(into.mean)}) / {_numbers(into.std)}"
     geometry = [f"resize {_numbers(into.resize)}" * bool(into.resize), f"crop {_numbers(into.crop)}" * bool(into.crop)]
     facts = {
@@ -39,10 +41,15 @@ def _facts(binary: Binary, file_bytes: int) -> list[str]:
         "input": f"{into.name}: {into.height}x{into.width}x{into.channels} "
         f"{'int8' if into.signed else 'uint8'}, step {into.scale:.6g}",
         "preprocessing": ", ".join([*filter(None, geometry), norm]),
-        "output": f"{out.name}: {'x'.join(map(str, out.shape))} int{out.bits}, step {out.scale:.6g}",
         "dial": f"{binary.registers} layers, {len(binary.dial)} steps, {binary.dial_macs:,} multiply-accumulates",
     }
-    return [f"{key:<16}{value}" for key, value in facts.items()] + [f"{'note':<16}{note}" for note in binary.notes]
+    rows = list(facts.items())
+    rows[-1:-1] = [
+        ("output", f"{out.name}: {'x'.join(map(str, out.shape))} int{out.bits}, step {out.scale:.6g}")
+        for out in binary.outputs
+    ]
+    rows += [("note", note) for note in binary.notes] + [("host", line) for line in host_of(binary)]
+    return [f"{key:<16}{value}" for key, value in rows]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

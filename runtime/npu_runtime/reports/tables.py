@@ -28,8 +28,11 @@ class Table:
 
     def to_json(self) -> str:
         """Return the table as JSON: `schema`, `provenance`, `rows`; equal tables give equal text."""
-        body = {"schema": self.schema, "provenance": self.provenance, "rows": list(self.rows)}
-        return json.dumps(body, indent=1) + "\n"
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as `to_json` writes it."""
+        return {"schema": self.schema, "provenance": self.provenance, "rows": list(self.rows)}
 
     def to_csv(self) -> str:
         """Return the table as CSV after `# key: value` lines; what is missing is empty."""

@@ -8,13 +8,14 @@ from npu_compiler.backend.link import Observe, compile_quantized, ignore
 from npu_compiler.graph.ir import Graph
 from npu_compiler.lowering.evolve import Progress, State
 from npu_compiler.options import QuantizeOptions
+from npu_compiler.outputs import HostChoice
 from npu_compiler.pipeline import check_fit, import_model, quantize_graph
 from npu_compiler.qgraph.ir import Preprocess, QuantizedGraph
 from npu_isa.file.binary import Binary
 from npu_isa.machine.config import MachineConfig, load_machine
 
 from npu_runtime.data.dataset import Dataset, load_dataset
-from npu_runtime.data.preprocess import PreprocessOptions
+from npu_runtime.data.preprocess import PreprocessOptions, as_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ def prepare(
     machine: MachineConfig | None = None,
     requantize: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    host: HostChoice = "auto",
     observe: Observe = ignore,
 ) -> Prepared:
     """Read and check what takes no time, before the minutes that quantization may take.
@@ -51,20 +53,23 @@ def prepare(
     Args:
         model: ONNX file, one image input (N, C, H, W); opsets outside 11 to 21 are converted where onnx can.
         calibration: data set (see `npu_runtime.data.dataset.load_dataset`), or its path; labels are not needed.
-        preprocess: from pixels to the model's input; pixel / 255 if None.
+        preprocess: from pixels to the model's input; pixel / 255 if None, or the pixel where that takes bytes.
         options: quantization choices; the defaults if None.
         machine: what the network shall run on, if that is known: what it will refuse is refused now.
         requantize: ignore the activation quantization of a QDQ model.
         input_shape: N, C, H, W of a model that leaves sizes open.
+        host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
         observe: see `npu_compiler.pipeline`.
 
     Raises:
         NpuError: model, data, options or machine do not do; the message says which, where, and the way out.
     """
     given, chosen = preprocess or PreprocessOptions(), (options or QuantizeOptions()).check()
-    graph = import_model(model, observe, requantize=requantize, input_shape=input_shape)
+    graph = import_model(model, observe, requantize=requantize, input_shape=input_shape, host=host)
     if machine is not None:
         check_fit(graph, machine, chosen)
+    if graph.takes_bytes:
+        given = as_bytes(given)
     channels = graph.shapes[graph.input][0]
     mean, std = given.per_channel(channels)
     pre = Preprocess(given.pixel_scale, mean, std, given.geometry.resize, given.geometry.crop)
@@ -82,6 +87,7 @@ def quantize_file(
     machine: MachineConfig | None = None,
     requantize: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    host: HostChoice = "auto",
     observe: Observe = ignore,
     state: State | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
@@ -103,6 +109,7 @@ def quantize_file(
         machine=machine,
         requantize=requantize,
         input_shape=input_shape,
+        host=host,
         observe=observe,
     )
     images, pre = ready.calibration.images, ready.preprocess
@@ -118,6 +125,7 @@ def compile_file(
     *,
     requantize: bool = False,
     input_shape: tuple[int, ...] | None = None,
+    host: HostChoice = "auto",
     observe: Observe = ignore,
 ) -> Compiled:
     """Compile an ONNX model for a machine: a shipped one, a TOML file, or a description.
@@ -134,6 +142,7 @@ def compile_file(
         machine=machine,
         requantize=requantize,
         input_shape=input_shape,
+        host=host,
         observe=observe,
     )
     return Compiled(graph, quantized, compile_quantized(quantized, machine, observe))

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from npu_isa.check.program import check_binary
 from npu_isa.errors import DataError, NpuError
-from npu_isa.file.binary import Binary
+from npu_isa.file.binary import Binary, OutputInfo
 from npu_isa.file.container import load
 from npu_isa.isa.tables import TIMING
 from numpy.typing import NDArray
+
+from npu_runtime.session.onnx_run import Result
 
 if TYPE_CHECKING:
     from npu_sim.fast.time.model import Timing, TimingModel
     from npu_sim.fast.values.run import Values
 
+    from npu_runtime.session.host import Host
+
 Array = NDArray[Any]
+Outputs = Result | dict[str, Result]  # the only one, or all by name
 
 
 class Session:
@@ -41,6 +46,7 @@ class Session:
         self._values: tuple[tuple[int, ...], Values] | None = None
         self._model: TimingModel | None = None
         self._boundaries = self.binary.boundaries_at(0)
+        self._host: Host | None = None
 
     # -- the dial
 
@@ -165,24 +171,53 @@ class Session:
         bytes_of = [np.take(row, images[..., channel]) for channel, row in enumerate(info.table)]
         return np.stack(bytes_of, axis=-1)
 
-    def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Array:
-        """Return the outputs of images, in the units of the model.
+    def run(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Outputs:
+        """Return the outputs of the whole model for images, in its units; the host's part is run too.
 
         Args:
             images: uint8 (N, height, width, channels): pixels.
             observe: see `npu_sim.fast.values.run.Values.run`.
 
         Returns:
-            float32 (N, *output shape).
-        """
-        return (self.run_integers(images, observe) * np.float32(self.binary.output.scale)).astype(np.float32)
+            float32 (N, *output shape) where the model has one output; a dictionary of them by the outputs' ONNX names,
+            in the order of the model, where it has several. What the host makes has the model's own type; where it
+            has no shape without the batch (`npu_isa.file.binary.HostOutput`), a list of arrays, one for each image.
 
-    def run_integers(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Array:
-        """Return the outputs as the machine's integers, int32 (N, *output shape)."""
+        Raises:
+            DataError: the images do not fit.
+            ContainerError, ModelError: the host's part is damaged or cannot be run.
+        """
+        found = self.run_all(images, observe)
+        return next(iter(found.values())) if len(found) == 1 else found
+
+    def run_integers(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> Outputs:
+        """Return the machine's outputs as its integers, int32; the host has no part in it."""
+        found = self.run_all_integers(images, observe)
+        return next(iter(found.values())) if len(found) == 1 else {**found}
+
+    def run_all(self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None) -> dict[str, Result]:
+        """Return the outputs as `run` does, by name however many there are."""
+        found = self.run_all_integers(images, observe)
+        scales = {out.name: np.float32(out.scale) for out in self.binary.outputs}
+        real = {name: (values * scales[name]).astype(np.float32) for name, values in found.items()}
+        return {**real} if self.binary.host is None else self._host_part().run(real)
+
+    def run_all_integers(
+        self, images: NDArray[np.uint8], observe: Callable[..., None] | None = None
+    ) -> dict[str, Array]:
+        """Return the outputs as `run_integers` does, by name however many there are."""
         data = self.prepare(images).reshape(len(images), -1)
-        out = self.binary.output
-        raw = self._simulator().run(data, self.binary.input.address, out.address, out.bytes, observe)
-        return decode_output(self.binary, raw)
+        outputs = self.binary.outputs
+        raw = self._simulator().run(data, self.binary.input.address, self.binary.output_ranges, observe)
+        parts = np.split(raw, np.cumsum([out.bytes for out in outputs])[:-1], axis=1)
+        return {out.name: decode_output(out, part) for out, part in zip(outputs, parts, strict=True)}
+
+    def _host_part(self) -> "Host":
+        if self._host is None:
+            from npu_runtime.session.host import Host
+
+            self._host = Host(self.binary)
+        return self._host
 
     def _simulator(self) -> "Values":
         if self._values is None or self._values[0] != self._boundaries:
@@ -197,9 +232,8 @@ class Session:
         return self._values[1]
 
 
-def decode_output(binary: Binary, raw: NDArray[np.uint8]) -> Array:
-    """Return output bytes (N, bytes) as integers in the order of the ONNX output, int32 (N, *shape)."""
-    out = binary.output
+def decode_output(out: OutputInfo, raw: NDArray[np.uint8]) -> Array:
+    """Return the bytes of an output, (N, bytes), as integers in the order of the ONNX output, int32 (N, *shape)."""
     planes = raw.reshape(len(raw), out.height, out.width, out.channels // 16, out.bits // 8, 16)
     values = planes[..., 0, :].astype(np.int32)
     if out.bits == 16:

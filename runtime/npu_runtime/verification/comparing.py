@@ -89,6 +89,8 @@ def compare(
 
     def observe(op: Vec, values: Array) -> None:
         name = layers[session.binary.layer_of[op.index]].out
+        if op.geom.table:  # what a table holds are bytes; whoever reads them knows their sign
+            values = values.astype(np.uint8).view(np.int8 if graph.tensors[name].signed else np.uint8)
         channel = int(session.binary.channel_of[op.index])
         rows, cols = slice(op.out_y, op.out_y + op.tile_h), slice(op.out_x, op.out_x + op.tile_w)
         found[name][:, rows, cols, channel : channel + op.lanes] = values

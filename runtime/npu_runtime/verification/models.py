@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from npu_compiler.qgraph import golden
-from npu_compiler.qgraph.ir import QuantizedGraph
+from npu_compiler.qgraph.ir import QTensor, QuantizedGraph
 from npu_isa.errors import DataError, NpuError, did_you_mean
-from npu_isa.file.binary import Binary, data_address
+from npu_isa.file.binary import Binary, OutputInfo, data_address
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Engine
 from npu_isa.isa.program import Instruction
@@ -37,7 +37,7 @@ class Workload:
     """A checked program and what it runs with.
 
     Attributes:
-        output: first and end DRAM address of the output.
+        outputs: first and end DRAM address of each output.
         labels: the source layer of each instruction, "" if it has none; may be empty.
         only: instructions that are compared; None: all, and with them what is not of one instruction.
         computes: False if the values mean nothing, since operations race: times alone are compared.
@@ -48,7 +48,7 @@ class Workload:
     constants: NDArray[np.uint8]
     dram_bytes: int
     input_address: int
-    output: tuple[int, int]
+    outputs: tuple[tuple[int, int], ...]
     labels: tuple[str, ...] = ()
     only: frozenset[int] | None = None
     computes: bool = True
@@ -63,7 +63,7 @@ class Workload:
             binary.constants,
             binary.dram_bytes,
             binary.input.address,
-            (binary.output.address, binary.output.address + binary.output.bytes),
+            binary.output_ranges,
             tuple(names[i] if i >= 0 else "" for i in binary.layer_of),
         )
 
@@ -71,6 +71,10 @@ class Workload:
     def data_address(self) -> int:
         """First DRAM address behind constants and program."""
         return data_address(self.constants.size, len(self.instructions))
+
+    def output_bytes(self, dram: Array, base: int = 0) -> Array:
+        """Return the bytes of the outputs, one output after the other, from DRAM that begins at address `base`."""
+        return np.concatenate([dram[first - base : end - base] for first, end in self.outputs])
 
     @cached_property
     def ops(self) -> Ops:
@@ -105,8 +109,8 @@ class Observation:
         total_cycles: cycles from START to the halt.
         times: int64 (instructions but the halt, moments); `UNKNOWN` where the model has nothing to say.
         causes: int64 (engines, causes): cycles of each engine by cause.
-        memories: final contents. "output": uint8, the output's bytes; "dram": uint8, all behind the program;
-            "act", "weight", "param": uint8; "acc": int32 (halves, rows, columns).
+        memories: final contents. "output": uint8, the bytes of the outputs in order; "dram": uint8, all behind the
+            program; "act", "weight", "param": uint8; "acc": int32 (halves, rows, columns).
         agreement: what the model has compared by itself with the one whose surroundings it replays.
     """
 
@@ -145,7 +149,7 @@ def fast(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8]) 
     base = work.constants.size
     memories = {
         "dram": dram[work.data_address - base :],
-        "output": dram[work.output[0] - base : work.output[1] - base],
+        "output": work.output_bytes(dram, base),
         "act": act,
     }
     return replace(fast_times(work, boundaries, image), memories=memories)
@@ -164,12 +168,11 @@ def register(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint
 def register_observation(work: Workload, run: "RegisterRun") -> Observation:
     """Return what a run of the register-level machine says."""
     dram = run.memories["dram"]
-    output = dram[work.output[0] : work.output[1]]
     return Observation(
         total_cycles=run.total_cycles,
         times=np.stack([getattr(run, name) for name in MOMENTS], axis=1),
         causes=run.causes,
-        memories={**run.memories, "dram": dram[work.data_address :], "output": output},
+        memories={**run.memories, "dram": dram[work.data_address :], "output": work.output_bytes(dram)},
     )
 
 
@@ -199,17 +202,18 @@ def rtl(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8], v
 
 
 def check_network(graph: QuantizedGraph, binary: Binary) -> None:
-    """Check that a binary may have been compiled from a network: its dials, tensors, input and output are there.
+    """Check that a binary may have been compiled from a network: its dials, tensors, input and outputs are there.
 
     Raises:
         DataError: they are not.
     """
-    image, out = graph.tensors[graph.input], graph.tensors[graph.output]
+    image = graph.tensors[graph.input]
+    given = [(o.name, o.shape, *_sizes(graph.tensors[o.tensor])) for o in graph.outputs]
     same = (
         [layer.out in graph.tensors for layer in binary.layers],
         [sum(layer.register >= 0 for layer in binary.layers) == len(graph.lowerable)],
         [getattr(binary.input, size) == getattr(image, size) for size in ("height", "width", "channels")],
-        [getattr(binary.output, size) == getattr(out, size) for size in ("height", "width", "channels", "bits")],
+        [given == [(o.name, o.shape, *_sizes(o)) for o in binary.outputs]],
     )
     if not all(map(all, same)):
         raise DataError(
@@ -218,18 +222,28 @@ def check_network(graph: QuantizedGraph, binary: Binary) -> None:
         )
 
 
+def _sizes(tensor: QTensor | OutputInfo) -> tuple[int, int, int, int]:
+    return tensor.height, tensor.width, tensor.channels, tensor.bits
+
+
 def golden_model(graph: QuantizedGraph) -> Model:
-    """Return the model that computes the output from the network that the binary was compiled from."""
+    """Return the model that computes the outputs from the network that the binary was compiled from."""
 
     def model(work: Workload, boundaries: tuple[int, ...], image: NDArray[np.uint8]) -> Observation:
         shape = graph.tensors[graph.input]
         data = image.reshape(1, shape.height, shape.width, shape.channels)
-        values = golden.run(graph, data, boundaries)[graph.output][0].astype(np.int64)
-        groups = values.reshape(*values.shape[:2], -1, 1, 16)
-        planes = 8 * np.arange(graph.tensors[graph.output].bits // 8)
-        return Observation(memories={"output": (groups >> planes[:, None] & 255).astype(np.uint8).reshape(-1)})
+        values = golden.run(graph, data, boundaries)
+        parts = [_as_bytes(values[o.tensor][0], graph.tensors[o.tensor].bits) for o in graph.outputs]
+        return Observation(memories={"output": np.concatenate(parts)})
 
     return model
+
+
+def _as_bytes(values: Array, bits: int) -> Array:
+    """Return values (height, width, channels) as they lie in DRAM: 16 bytes a group, or 16 low and 16 high ones."""
+    groups = values.astype(np.int64).reshape(*values.shape[:2], -1, 1, 16)
+    planes = 8 * np.arange(bits // 8)
+    return (groups >> planes[:, None] & 255).astype(np.uint8).reshape(-1)
 
 
 MODELS: dict[str, Model] = {"fast": fast, "register": register, "rtl": rtl}

@@ -57,7 +57,7 @@ def random_case(
 
 def workload(p: RandomProgram, *, computes: bool = True) -> Workload:
     """Return a random program as a workload; `computes` as there."""
-    memory = p.constants, p.dram_bytes, p.input_range[0], p.output_range
+    memory = p.constants, p.dram_bytes, p.input_range[0], (p.output_range,)
     return Workload(p.machine, p.instructions, *memory, computes=computes)
 
 

@@ -209,11 +209,12 @@ def _cause(at: tuple[int, ...]) -> str:
 
 def _place(work: Workload, memory: str, at: tuple[int, ...]) -> str:
     """Return the name of a number in a memory, and the instruction that wrote it last in program order."""
-    first = work.data_address if memory == "dram" else work.output[0] if memory == "output" else 0
     if memory == "acc":
         text, kind, unit = f"half {at[0]}, row {at[1]}, column {at[2]}", (Memory.ACC0, Memory.ACC1)[at[0]], at[1]
-    elif memory in ("dram", "output"):
-        text, kind, unit = f"byte {at[0]}" + " behind the program" * (memory == "dram"), Memory.DRAM, at[0] + first
+    elif memory == "dram":
+        text, kind, unit = f"byte {at[0]} behind the program", Memory.DRAM, at[0] + work.data_address
+    elif memory == "output":
+        text, kind, unit = f"byte {at[0]}", Memory.DRAM, _output_address(work, at[0])
     else:
         size = 4 * work.machine.array_cols if memory == "param" else WORD_BYTES
         text, kind, unit = f"byte {at[0]}", Memory[memory.upper()], at[0] // size
@@ -222,3 +223,12 @@ def _place(work: Workload, memory: str, at: tuple[int, ...]) -> str:
     if writers.size:
         return f"memory {memory}, {text}, written by {work.where(int(writers[-1]))}"
     return f"memory {memory}, {text}"
+
+
+def _output_address(work: Workload, byte: int) -> int:
+    """Return the DRAM address of a byte of the outputs, counted through all of them."""
+    for first, end in work.outputs:
+        if byte < end - first:
+            return first + byte
+        byte -= end - first
+    raise AssertionError(byte)

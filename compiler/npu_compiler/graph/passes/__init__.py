@@ -9,10 +9,21 @@ from npu_compiler.graph.passes.fold_pad import fold_pad
 from npu_compiler.graph.passes.fuse_curves import fuse_curves
 from npu_compiler.graph.passes.fuse_residual import fuse_residual
 from npu_compiler.graph.passes.prune import prune
+from npu_compiler.graph.passes.sink_into_parts import sink_into_parts
+from npu_compiler.graph.passes.split_pools import split_pools
 from npu_compiler.graph.passes.verify import verify
 
 GraphPass = Callable[[Graph], Graph]
-PASSES: tuple[GraphPass, ...] = (prune, fuse_curves, fold_pad, fold_batchnorm, fold_activation, fuse_residual)
+PASSES: tuple[GraphPass, ...] = (
+    prune,
+    fuse_curves,
+    sink_into_parts,
+    fold_pad,
+    fold_batchnorm,
+    fold_activation,
+    fuse_residual,
+    split_pools,
+)
 
 
 def optimize(graph: Graph, observe: Callable[[str, Graph], None] = lambda name, graph: None) -> Graph:

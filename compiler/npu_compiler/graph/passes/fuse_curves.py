@@ -52,14 +52,20 @@ def fuse_curves(graph: Graph) -> Graph:
     readers = Counter(t for n in graph.nodes for t in {*inputs(n)})
     for node in graph.nodes:
         found = _follow(graph, node, made)
-        if found is not None and found.form == CURVED:
+        if found is not None and found.form == CURVED and (node.out not in graph.output_tensors or _needs_table(node)):
             names = tuple(dict.fromkeys((*_names(graph, found.root, node), *node.onnx_nodes)))
             node = Act(node.name, node.out, names, found.root, Curve(found.program))
         nodes.append(node)
-        if found is not None and (node.out in graph.quant or (found.form > AFFINE and readers[node.out] > 1)):
+        shared = readers[node.out] > 1 or node.out in graph.output_tensors
+        if found is not None and (node.out in graph.quant or (found.form > AFFINE and shared)):
             found = None
         made[node.out] = found or _Made(node.out, X, ROOT)
     return prune(replace(graph, nodes=tuple(nodes)))
+
+
+def _needs_table(node: Node) -> bool:
+    """Whether a node is no mere factor or clip, which leaves an output its 16 bits."""
+    return isinstance(node, Add | Mul) or (isinstance(node, Act) and isinstance(node.act, Curve))
 
 
 def _names(graph: Graph, root: str, node: Node) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ def fuse_residual(graph: Graph) -> Graph:
 
     Expects batch normalization and activations folded. Of two such convolutions the later one is taken, since the
     other operand must exist by then. A LeakyReLU after the addition needs the second multiplier for itself and stays.
-    A QDQ model that fixes the convolution's own output keeps the addition, so that its rounding is kept.
+    A QDQ model that fixes the convolution's own output keeps the addition, so that its rounding is kept; and so does a
+    network that gives that output.
     """
     nodes: dict[str, Node] = {}  # by output, in order
     gone: set[str] = set()
@@ -43,6 +44,7 @@ def _branch_end(graph: Graph, nodes: dict[str, Node], add: Add) -> Conv | None:
         and node.residual is None
         and node.act == Identity()
         and node.out not in graph.quant
+        and node.out not in graph.output_tensors
         and len(graph.users(node.out)) == 1
     ]
     return max(found, key=lambda n: order.index(n.out), default=None)

@@ -10,9 +10,10 @@ def merge_with_producer(graph: Graph, merge: Callable[[Node, Node], Node | None]
     """Offer every (producer, only reader) pair to `merge`; where it returns a node, that one takes the place of both.
 
     The merged node must make the reader's output; it stands where the producer stood, so `merge` may only accept
-    readers whose other inputs are ready there. A tensor whose quantization is fixed stays as it is.
+    readers whose other inputs are ready there. An output, and a tensor whose quantization is fixed, stay as they are.
     """
     readers: dict[str, list[Node]] = {}
+    kept = {*graph.output_tensors, *graph.quant}
     for node in graph.nodes:
         for tensor in inputs(node):
             readers.setdefault(tensor, []).append(node)
@@ -22,7 +23,7 @@ def merge_with_producer(graph: Graph, merge: Callable[[Node, Node], Node | None]
     for node in graph.nodes:
         source = inputs(node)[0]
         merged = None
-        if source in at and len(readers[source]) == 1 and source != graph.output and source not in graph.quant:
+        if source in at and len(readers[source]) == 1 and source not in kept:
             merged = merge(nodes[at[source]], node)
         if merged is None:
             at[node.out] = len(nodes)

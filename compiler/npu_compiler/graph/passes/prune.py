@@ -1,4 +1,4 @@
-"""Remove what the output does not need."""
+"""Remove what no output needs."""
 
 from dataclasses import replace
 
@@ -6,11 +6,11 @@ from npu_compiler.graph.ir import Graph, inputs
 
 
 def prune(graph: Graph) -> Graph:
-    """Keep the nodes that the output depends on, in their order.
+    """Keep the nodes that an output depends on, in their order.
 
-    Expects any valid graph; guarantees that every node but the last reader's is read.
+    Expects any valid graph; guarantees that every node's tensor is read or an output.
     """
-    needed = {graph.output}
+    needed = set(graph.output_tensors)
     kept = []
     for node in reversed(graph.nodes):
         if node.out in needed:

@@ -2,8 +2,6 @@
 
 from typing import assert_never
 
-import numpy as np
-
 from npu_compiler.graph.curves import well_formed
 from npu_compiler.graph.ir import (
     Act,
@@ -21,6 +19,7 @@ from npu_compiler.graph.ir import (
     Node,
     Pool,
     Shape,
+    fill_once,
     inputs,
 )
 
@@ -41,7 +40,8 @@ def verify(graph: Graph, pass_name: str) -> None:
         rule(graph.shapes.get(node.out) == shape_of(graph, node), node, f"shape {graph.shapes.get(node.out)}")
         names.add(node.name)
         made.add(node.out)
-    rule(graph.output in made, None, "the output is not made")
+    rule(set(graph.output_tensors) <= made, None, f"outputs not made: {set(graph.output_tensors) - made}")
+    rule(0 < len(graph.outputs) == len({o.name for o in graph.outputs}), None, "no outputs, or two of one name")
     rule(graph.shapes.keys() == made, None, f"shapes of unknown tensors: {graph.shapes.keys() ^ made}")
 
 
@@ -50,7 +50,8 @@ def shape_of(graph: Graph, node: Node) -> Shape:
     first = graph.shapes[inputs(node)[0]]
     act = getattr(node, "act", None)
     if isinstance(act, LeakyRelu) and isinstance(act.alpha, tuple):
-        assert len(act.alpha) == graph.shapes[node.out][0], f"{node.name}: slopes"
+        channels = len(node.weight) if isinstance(node, Conv) else first[0]
+        assert len(act.alpha) == channels, f"{node.name}: slopes"
     match node:
         case Conv():
             assert node.weight.shape[1] * node.groups == first[0], f"{node.name}: input channels"
@@ -75,16 +76,10 @@ def shape_of(graph: Graph, node: Node) -> Shape:
         case Concat():
             return (sum(graph.shapes[s][0] for s in node.srcs), *first[1:])
         case Mosaic():
-            seen = np.zeros(node.size, np.int64)
-            for src, at in zip(node.srcs, node.places, strict=True):
-                channels, height, width = graph.shapes[src]
-                assert channels == first[0], f"{node.name}: channels of {src}"
-                rows = range(at.y, at.y + height * at.step_y, at.step_y)
-                cols = range(at.x, at.x + width * at.step_x, at.step_x)
-                inside = rows[0] >= 0 and cols[0] >= 0 and rows[-1] < node.size[0] and cols[-1] < node.size[1]
-                assert inside, f"{node.name}: {src} reaches beyond it"
-                seen[np.ix_(rows, cols)] += 1
-            assert (seen == 1).all(), f"{node.name}: a pixel in no part, or in several"
+            parts = [graph.shapes[t] for t in node.srcs]
+            assert all(p[0] == first[0] for p in parts), f"{node.name}: channels of the parts"
+            places = zip(node.places, ((p[1], p[2]) for p in parts), strict=True)
+            assert fill_once(node.size, places), f"{node.name}: a pixel in no part, in several, or beyond it"
             return (first[0], *node.size)
         case Crop():
             return (first[0], *_size(first, (1, 1), node.stride, node.pads, (1, 1)))

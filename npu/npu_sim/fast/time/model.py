@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from npu_isa.check.program import check_extraction
 from npu_isa.errors import ProgramError
-from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Vec
+from npu_isa.isa.ops import Conv, Engine, Fold, Halt, Load, Op, Setup, Store, Table, Vec
 from npu_isa.isa.resolve import Ops
 from npu_isa.isa.tables import TIMING
 from npu_isa.machine import timing as rules
@@ -25,6 +25,7 @@ KINDS: dict[type[Op], int] = {
     Setup: events.SETUP,
     Conv: events.CONV,
     Vec: events.VEC,
+    Table: events.VEC,
     Load: events.TRANSFER,
     Fold: events.TRANSFER,
     Store: events.TRANSFER,
@@ -108,7 +109,7 @@ class TimingModel:
         reads, writes = regions(footprints(ops, machine), machine)
         for i, op in enumerate(self.ops):
             fence = op.fence if isinstance(op, Vec) else 0
-            cycles = rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
+            cycles = _vector_cycles(op, machine)
             table[i] = (op.engine, KINDS[type(op)], op.pop, op.push, reads[i], writes[i], cycles, 0, 0, fence, -1)
         self._activity = fixed_activity(Ops.of(ops), machine)[: len(self.ops)]
         self._table = table
@@ -185,6 +186,13 @@ class TimingModel:
             )
         fetched = int(blocks.sum()) * machine.dram_burst_bytes
         return Timing(int(total), fetched, there, times, activity, machine.dram_burst_bytes)
+
+
+def _vector_cycles(op: Op, machine: MachineConfig) -> int:
+    """Return CYCLES of an operation of the vector engine, 0 of others."""
+    if isinstance(op, Table):
+        return rules.table_issue_cycles(machine)
+    return rules.vec_issue_cycles(op, machine) if isinstance(op, Vec) else 0
 
 
 def _power_up(machine: MachineConfig) -> NDArray[Any]:

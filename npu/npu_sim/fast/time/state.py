@@ -19,7 +19,7 @@ ENGINES = len(Engine)
 LOAD, MATRIX, VECTOR, STORE = (int(e) for e in Engine)
 LOADING, STORING, FETCHING = range(3)  # clients of the bus, in the order of its arbitration
 CLIENTS = 3
-SETUP, CONV, VEC, TRANSFER = range(4)  # kinds of operations
+SETUP, CONV, VEC, TRANSFER = range(4)  # kinds of operations; a `table` is like a vec
 # columns of the table of times, one row an operation
 DISPATCH, ACCEPT, WEIGHTS_TOKENS, TOKENS, READY, START, ISSUE_END, WORK_END, END, LATE, DRAM_WAIT = range(11)
 TIMES = 11
@@ -96,8 +96,8 @@ class Run(NamedTuple):
     Attributes:
         state: STATE, one element; see `power_up`.
         ops: int64 (operations, COLUMNS): engine, kind, pop and push masks, region masks of the read and write ports,
-            CYCLES (conv: first pixel of the first pass to first pixel of the last; vec: issue cycles; transfer: least
-            cycles), LAST (conv: cycles of the last pass), BURSTS, FENCE, TAILS (fold: where its blocks stand in
+            CYCLES (conv: first pixel of the first pass to first pixel of the last; vec, table: issue cycles; transfer:
+            least cycles), LAST (conv: cycles of the last pass), BURSTS, FENCE, TAILS (fold: where its blocks stand in
             `tails`; -1: nowhere).
         order: int64: operations of each engine, one engine after the other.
         first_of: int64 (5,): where each engine's operations start in `order`.

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from npu_isa.isa.ops import GROUP, Conv, Load, Vec
-from npu_isa.machine.blocks import ParamBlock, unpack_params, unpack_weights, weight_block_words
+from npu_isa.isa.ops import GROUP, Conv, Load, Table, Vec
+from npu_isa.machine.blocks import (
+    TABLE_BYTES,
+    ParamBlock,
+    table_rows,
+    unpack_params,
+    unpack_weights,
+    weight_block_words,
+)
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 from npu_isa.machine.numerics import MAX_SHIFT_LOWER, lower
 from npu_isa.machine.timing import param_rows
@@ -127,7 +134,7 @@ class ParamMemory:
     """
 
     def __init__(self, machine: MachineConfig, constants: U8) -> None:
-        self._row_bytes = LANE_BYTES * machine.array_cols
+        self._row_bytes, self._table_rows = LANE_BYTES * machine.array_cols, table_rows(machine)
         self._constants = constants
         # of each row: DRAM byte, boundary register, bytes per boundary
         self._source = np.zeros((machine.param_rows, 3), np.int64)
@@ -141,6 +148,11 @@ class ParamMemory:
     def rows(self, op: Vec) -> bytes:
         """Return where the rows that a vec reads now come from, for `blocks`."""
         return self._source[op.param_addr : op.param_addr + param_rows(op.geom)].tobytes()
+
+    def table(self, op: Table) -> U8:
+        """Return the table that is loaded now, uint8 (256,); no boundary changes it."""
+        starts = self._source[op.param_addr : op.param_addr + self._table_rows, 0]
+        return self._constants[np.add.outer(starts, np.arange(self._row_bytes))].reshape(-1)[:TABLE_BYTES]
 
     def blocks(self, rows: Sequence[bytes], boundaries: Sequence[int], shape: Shape) -> ParamBlock:
         """Return what blocks of one shape hold at a boundary vector; see `boundary_of`.

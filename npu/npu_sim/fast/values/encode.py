@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 import numpy as np
 from npu_isa.check.program import check_extraction
-from npu_isa.isa.ops import GROUP, Conv, Fold, Halt, Load, Memory, Op, Setup, Source, Store, Vec
+from npu_isa.isa.ops import GROUP, Conv, Fold, Halt, Load, Memory, Op, Setup, Source, Store, Table, Vec
 from npu_isa.machine.blocks import ParamBlock
 from npu_isa.machine.config import MachineConfig
 from npu_isa.machine.footprint import footprints
@@ -51,6 +51,8 @@ class Encoder:
         self._convs: list[tuple[Conv, Layout, Block]] = []
         self._shapes: dict[Shape, dict[bytes, int]] = {}  # parameter blocks, numbered, by what they hold
         self._vecs: list[tuple[Shape, int]] = []
+        self._tables = Pool(np.uint8)
+        self._loaded = -1  # place in them of the one that is loaded
         self._packed: dict[tuple[Block, int], Packed] = {}
         self._steps: list[Row] = []
         self.ops: list[Op] = []
@@ -78,6 +80,9 @@ class Encoder:
                 return
             case Load() if op.memory == Memory.PARAM:
                 self._params.load(op)
+                return
+            case Table():
+                self._loaded = self._tables.append(self._params.table(op))
                 return
             case Load():
                 kind, record, row = execute.LOAD, tables.TRANSFER, _transfer_row(op)
@@ -172,12 +177,14 @@ class Encoder:
             out_row=g.out_row_pitch * GROUP,
             out_col=g.out_pixel_pitch * GROUP,
             residual=g.residual,
+            product=g.product,
             res=op.res_base * GROUP + op.out_byte,
             res_row=g.res_row_pitch * GROUP,
             res_col=g.res_pixel_pitch * GROUP,
             res_flip=0 if g.res_unsigned else OFFSET,
             leaky=g.leaky,
             wide=g.wide,
+            table=self._loaded if g.table else -1,
             low=g.clamp_low,
             high=g.clamp_high,
             kernel_h=g.kernel_h,
@@ -212,6 +219,7 @@ class Encoder:
             vecs=vecs,
             params=params,
             taps=taps,
+            tables=self._tables.array(),
             transfers=self._table(tables.TRANSFER),
             folds=self._table(tables.FOLD),
             constants=self._constants,

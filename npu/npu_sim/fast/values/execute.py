@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from npu_sim.fast.values.kernels import chosen
-from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
+from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, LookUp, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, VECTOR, Memory, Program
 from npu_sim.kernel import kernel
 from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
@@ -176,7 +176,7 @@ def _reduce_row(p: Program, vec: Record, y: int, m: Memory) -> None:
 
 @kernel
 def _vec(p: Program, vec: Record, m: Memory) -> None:
-    """Reduce windows, unless the source is the accumulators, requantize and write: row by row.
+    """Reduce windows, unless the source is the accumulators, requantize, look up and write: row by row.
 
     A row is read before it is written. That is the order of the machine, pixel by pixel, in other words: no pixel reads
     what an earlier one has written.
@@ -199,7 +199,9 @@ def _vec(p: Program, vec: Record, m: Memory) -> None:
             res_col=vec["res_col"],
             res_offset=vec["res_flip"],
         )
-        if vec["residual"] and vec["leaky"]:
+        if vec["product"]:
+            chosen.scale_product(arrays, row)
+        elif vec["residual"] and vec["leaky"]:
             chosen.scale_residual_leaky(arrays, row)
         elif vec["residual"]:
             chosen.scale_residual(arrays, row)
@@ -207,6 +209,9 @@ def _vec(p: Program, vec: Record, m: Memory) -> None:
             chosen.scale_leaky(arrays, row)
         else:
             chosen.scale(arrays, row)
+        if vec["table"] >= 0:
+            bytes_ = LookUp(lanes=lanes, pixels=pixels, width=width, table=vec["table"])
+            chosen.look_up((m.window, p.tables), bytes_)
         out = vec["out"] + y * vec["out_row"]
         places = Write(lanes=lanes, pixels=pixels, width=width, out=out, out_col=vec["out_col"])
         if lanes % VECTOR:
@@ -280,17 +285,18 @@ def compiled(sources: str, kernels: str) -> Callable[..., None]:
 
     @njit(**WITHOUT_REFERENCE_COUNTS, nogil=True, cache=True)
     def run(
-        p: Program, m: Memory, first: int, end: int, images: Array, input_at: int, outputs: Array, output_at: int
+        p: Program, m: Memory, first: int, end: int, images: Array, input_at: int, outputs: Array, places: Array
     ) -> None:
         """Execute steps first..end-1 for each image.
 
         Args:
             p: the program.
             m: memories, used by one image after the other; they keep what the last one leaves.
-            first, end: with first = 0 an image is put into DRAM before, with end = all its output is taken after.
+            first, end: with first = 0 an image is put into DRAM before, with end = all its outputs are taken after.
             images: uint8 (N, input bytes).
-            input_at, output_at: place of input and output in `m.dram`.
+            input_at: place of the input in `m.dram`.
             outputs: uint8 (N, output bytes), written.
+            places: int64 (outputs, 2): place in `m.dram` and bytes of each output; they stand in `outputs` in order.
         """
         depend_on(sources)
         depend_on(kernels)
@@ -308,7 +314,11 @@ def compiled(sources: str, kernels: str) -> Callable[..., None]:
                 else:
                     _load_or_store(p, p.transfers[row], m, kind == STORE)
             if end == p.steps.size:
-                chosen.copy((outputs[image], m.dram), Copy(target=0, source=output_at, size=outputs.shape[1]))
+                at = 0
+                for k in range(places.shape[0]):
+                    source, size = places[k, 0], places[k, 1]
+                    chosen.copy((outputs[image], m.dram), Copy(target=at, source=source, size=size))
+                    at += size
 
     return run  # type: ignore[no-any-return]
 

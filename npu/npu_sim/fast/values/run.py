@@ -25,6 +25,7 @@ Array = NDArray[Any]
 Observe = Callable[[Vec, Array], None]
 
 MAX_BATCH = 16  # images that a thread takes at once
+NOTHING = np.empty((1, 0), np.uint8), np.empty((0, 2), np.int64)  # no outputs, and no places of any
 
 
 class Values:
@@ -62,30 +63,29 @@ class Values:
         self,
         images: U8,
         input_address: int,
-        output_address: int,
-        output_bytes: int,
+        output_ranges: Sequence[tuple[int, int]],
         observe: Observe | None = None,
     ) -> U8:
         """Execute the program for each image.
 
         Args:
             images: uint8 (N, bytes), written to DRAM at `input_address`.
-            input_address, output_address: DRAM byte addresses.
-            output_bytes: bytes of the output.
+            input_address: DRAM byte address.
+            output_ranges: DRAM bytes [first, end) of each output.
             observe: called after each vec with the values that it wrote, int32 (N, tile_h, tile_w, lanes); every
                 image then has memories of its own.
 
         Returns:
-            uint8 (N, output_bytes): the output's bytes in DRAM.
+            uint8 (N, output bytes): the bytes of the outputs in DRAM, one output after the other.
         """
         images = np.require(images, np.uint8, ["C", "W"])
-        outputs = np.empty((len(images), output_bytes), np.uint8)
         base = self._program.constants.size
+        places = np.array([(first - base, end - first) for first, end in output_ranges], np.int64).reshape(-1, 2)
+        outputs = np.empty((len(images), int(places[:, 1].sum())), np.uint8)
         end = len(self._program.steps)
 
         def run_part(memory: Memory, part: slice, first: int, end: int) -> None:
-            at = input_address - base, outputs[part], output_address - base
-            execute.run(self._program, memory, first, end, images[part], *at)
+            execute.run(self._program, memory, first, end, images[part], input_address - base, outputs[part], places)
 
         if observe is not None:
             self._observed(len(images), run_part, observe)
@@ -117,10 +117,10 @@ class Values:
         Returns:
             what the program leaves: DRAM behind the constants, and the activation memory, uint8 (bytes,).
         """
-        memory, nothing = self._memory(), np.empty((1, 0), np.uint8)
+        memory = self._memory()
         at = input_address - self._program.constants.size
         images = np.require(image.reshape(1, -1), np.uint8, ["C", "W"])
-        execute.run(self._program, memory, 0, len(self._program.steps), images, at, nothing, 0)
+        execute.run(self._program, memory, 0, len(self._program.steps), images, at, *NOTHING)
         return memory.dram, memory.act[: self._machine.act_words * WORD_BYTES]
 
     def steps(self, image: U8, input_address: int) -> Iterator[tuple[Op, U8, Array]]:
@@ -134,12 +134,12 @@ class Values:
             the operation, the activation memory after it, uint8 (bytes,), and the accumulators, int32 (halves, rows,
             columns): views of memories that go on changing. Columns without a weight are left as they were.
         """
-        machine, memory, nothing = self._machine, self._memory(), np.empty((1, 0), np.uint8)
+        machine, memory = self._machine, self._memory()
         acc = memory.acc.reshape(2, machine.acc_rows, -1)[..., : machine.array_cols]
         at = input_address - self._program.constants.size
         images = np.require(image[None], np.uint8, ["C", "W"])
         for i, op in enumerate(self._encoder.ops):
-            execute.run(self._program, memory, i, i + 1, images, at, nothing, 0)
+            execute.run(self._program, memory, i, i + 1, images, at, *NOTHING)
             yield op, memory.act[: machine.act_words * WORD_BYTES], acc
 
     def _observed(self, count: int, run_part: Callable[[Memory, slice, int, int], None], observe: Observe) -> None:
@@ -168,7 +168,10 @@ class Values:
 
 
 def _written(op: Vec, memories: Sequence[Memory]) -> Array:
-    """Return the values that a vec has just written, int32 (memories, tile_h, tile_w, lanes)."""
+    """Return the values that a vec has just written, int32 (memories, tile_h, tile_w, lanes).
+
+    They are signed if the clamp is; bytes from a table are 0..255.
+    """
     g = op.geom
     lane = op.out_byte + np.arange(op.lanes)
     spread = (1 + g.wide) * (lane // WORD_BYTES) * WORD_BYTES + lane % WORD_BYTES
@@ -178,6 +181,8 @@ def _written(op: Vec, memories: Sequence[Memory]) -> Array:
     found = np.stack([m.act[at] for m in memories]).astype(np.int32)
     if g.wide:
         found |= np.stack([m.act[at + WORD_BYTES] for m in memories]).astype(np.int32) << 8
+    if g.table:
+        return found  # only who made the table knows what its bytes stand for
     bits = 16 if g.wide else 8
     if g.clamp_high < 1 << (bits - 1):
         found = (found << (32 - bits)) >> (32 - bits)

@@ -155,12 +155,14 @@ VEC = Record(
     out_row="between two output rows",
     out_col="between two output pixels",
     residual="1: add a residual",
+    product="1: the residual multiplies the sum, nothing is added",
     res="byte of its first pixel",
     res_row="between two of its rows",
     res_col="between two of its pixels",
     res_flip="128 for a signed residual, 0 for an unsigned one",
     leaky="1: the second multiplier below zero",
     wide="1: 16-bit outputs",
+    table="first byte of its table in `tables`, -1: no table",
     low="least output",
     high="largest output",
     params="first of six rows of `params`, each of `lanes`: bias, multiplier, shift, second multiplier, offset, leak",
@@ -222,6 +224,7 @@ class Program(NamedTuple):
         params: int64; offset = bias * multiplier + 2^(shift - 1), leak the same with the second multiplier. Readable
             for a vector beyond the last.
         taps: int32, readable for a vector beyond the last.
+        tables: uint8, of 256 bytes each.
         constants: uint8, DRAM from address 0.
         acc_width: int32 sums of an accumulator row, in whole vectors.
     """
@@ -235,6 +238,7 @@ class Program(NamedTuple):
     vecs: Array
     params: Array
     taps: Array
+    tables: Array
     transfers: Array
     folds: Array
     constants: Array

@@ -9,6 +9,7 @@ package npu_pkg;
   localparam int unsigned TABLE_ENTRIES_PER_WORD = 16;
   localparam int unsigned BOUNDARY_REGISTERS = 256;
   localparam int unsigned MAX_GROUPS = 256;
+  localparam int unsigned TABLE_BYTES = 256;
   localparam int unsigned ENGINES = 4;
   localparam int unsigned ENGINE_LOAD = 0;
   localparam int unsigned ENGINE_MATRIX = 1;
@@ -21,7 +22,7 @@ package npu_pkg;
   localparam int unsigned FIND_POSITION_CYCLES = 1;
   localparam int unsigned SEGMENT_CYCLES = 8;
   localparam int unsigned ACC_WRITE_CYCLES = 3;
-  localparam int unsigned VECTOR_PIPELINE_CYCLES = 6;
+  localparam int unsigned VECTOR_PIPELINE_CYCLES = 7;
   localparam int unsigned PARAM_ROWS = 3;
   localparam int unsigned DMA_BLOCK_BYTES = 1024;
   localparam int unsigned BOUNDARY_WRITE_CYCLES = 1;
@@ -98,7 +99,7 @@ package npu_pkg;
     get_conv = {word[39:16], word[55:40], word[71:56], word[87:72], word[103:88], word[119:104], word[120:120], word[136:121], word[137:137], word[161:138], word[169:162], word[178:170]};
   endfunction
 
-  // Set what the following vec instructions do: source, window, pitches, clamp.
+  // Set what the following vec instructions do: source, window, pitches, residual, clamp, table.
   localparam logic [7:0] OP_VGEOM = 8'h20;
   typedef struct packed {
     logic [1:0] source;  // accumulators, or a window's multiply-add, maximum or sum
@@ -119,15 +120,17 @@ package npu_pkg;
     logic [15:0] res_row_pitch;  // residual: words from a row to the next
     logic [11:0] res_pixel_pitch;  // residual: words from a pixel to the next
     logic [0:0] src_unsigned;  // 1: source bytes are 0..255
-    logic [0:0] residual;  // 1: add a residual operand with the second multiplier
+    logic [0:0] residual;  // 1: a residual operand, added with the second multiplier unless product is set
     logic [0:0] res_unsigned;  // 1: residual bytes are 0..255
     logic [0:0] leaky;  // 1: the second multiplier serves values below zero; excludes residual
     logic [0:0] wide;  // 1: 16-bit output, a word of low bytes and then a word of high bytes per group
     logic signed [15:0] clamp_low;  // least output
     logic signed [15:0] clamp_high;  // largest output
+    logic [0:0] product;  // 1: the residual operand multiplies the byte of a 1 x 1 sum, in place of being added
+    logic [0:0] table_;  // 1: the clamped byte is looked up in the table; excludes wide
   } vgeom_t;
   function automatic vgeom_t get_vgeom(input word_t word);
-    get_vgeom = {word[17:16], word[25:18], word[33:26], word[41:34], word[49:42], word[53:50], word[57:54], word[70:58], word[83:71], word[95:84], word[107:96], word[123:108], word[135:124], word[151:136], word[163:152], word[179:164], word[191:180], word[192:192], word[193:193], word[194:194], word[195:195], word[196:196], word[212:197], word[228:213]};
+    get_vgeom = {word[17:16], word[25:18], word[33:26], word[41:34], word[49:42], word[53:50], word[57:54], word[70:58], word[83:71], word[95:84], word[107:96], word[123:108], word[135:124], word[151:136], word[163:152], word[179:164], word[191:180], word[192:192], word[193:193], word[194:194], word[195:195], word[196:196], word[212:197], word[228:213], word[229:229], word[230:230]};
   endfunction
 
   // Reduce, requantize and write one tile of output pixels times up to one column tile of channels.
@@ -149,6 +152,15 @@ package npu_pkg;
   } vec_t;
   function automatic vec_t get_vec(input word_t word);
     get_vec = {word[39:16], word[55:40], word[56:56], word[68:57], word[80:69], word[92:81], word[104:93], word[128:105], word[132:129], word[156:133], word[172:157], word[182:173], word[183:183]};
+  endfunction
+
+  // Load the engine's one table from parameter memory: 256 bytes, by the bit pattern of the byte that is looked up.
+  localparam logic [7:0] OP_TABLE = 8'h22;
+  typedef struct packed {
+    logic [15:0] param_addr;  // parameter memory: first row; bytes in the order of the memory, from the row's beginning
+  } table_t;
+  function automatic table_t get_table(input word_t word);
+    get_table = {word[31:16]};
   endfunction
 
   // Copy rows x cols runs of bytes from DRAM to a memory of the chip.

@@ -9,7 +9,7 @@ from npu_isa.file.container import save
 from npu_isa.machine.config import MachineConfig, load_machine
 
 from npu_runtime.cli.arguments import Subparsers, add_command, add_hardware, names, refuse
-from npu_runtime.cli.output import first_run_notice, note, put, put_notes
+from npu_runtime.cli.output import first_run_notice, note, put, put_host, put_notes
 from npu_runtime.cli.paths import OutputFile
 from npu_runtime.cli.quantizing import add_model, is_quantized, model_arguments
 
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from npu_compiler.backend.link import compile_quantized
     from npu_compiler.qgraph import npuq
 
+    from npu_runtime.session.hosting import host_of
+
     quantized = is_quantized(args)
     wanted = _stages(args, quantized)
     machine = load_machine(args.hardware)
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
         observe("program", lambda: disassemble(binary, data=False))
     put_notes(binary.notes)
+    put_host(host_of(binary))
     if args.output is not None:
         save(binary, args.output)
         dials = sum(layer.has_dial for layer in binary.layers)

@@ -8,7 +8,7 @@ from npu_isa.errors import DataError
 from npu_isa.file.container import write_whole
 
 from npu_runtime.cli.arguments import Subparsers, add_command, refuse
-from npu_runtime.cli.output import first_run_notice, note, progress, put_notes
+from npu_runtime.cli.output import first_run_notice, note, progress, put_host, put_notes
 from npu_runtime.cli.paths import OutputFile
 from npu_runtime.cli.quantizing import add_model, model_arguments
 
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from npu_compiler.qgraph import npuq
 
     from npu_runtime.session.compiling import quantize_file
+    from npu_runtime.session.hosting import host_lines
 
     arguments = model_arguments(args)
     options = arguments["options"]
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
         _, graph = quantize_file(**arguments, state=state, progress=observe)
     put_notes(graph.notes)
+    put_host(host_lines(graph.host, sum(getattr(node, "macs", 0) for node in graph.nodes)))
     npuq.save(graph, args.output)
     groups = sum(graph.tensors[n.src].groups for n in graph.lowerable)
     note(f"{args.output}: {len(graph.lowerable)} layers of {groups} groups can run in 4 bits")

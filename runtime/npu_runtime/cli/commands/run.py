@@ -18,6 +18,14 @@ def add(sub: Subparsers) -> None:
     add_ratios(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="take the first N images only")
     parser.add_argument(
+        "--classes", metavar="NAME",
+        help="output that labels belong to; else the only one, or the first that is a vector",
+    )  # fmt: skip
+    parser.add_argument(
+        "--float", type=InputPath.of("onnx"), metavar="MODEL.onnx",
+        help="also compare the outputs with those of the float model that was compiled",
+    )  # fmt: skip
+    parser.add_argument(
         "--report",
         type=OutputFolder,
         metavar="FOLDER",
@@ -34,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from npu_runtime.session.session import Session
 
     if args.data is None:
-        refuse(args, ("limit",), "without --data")
+        refuse(args, ("limit", "classes", "float"), "without --data")
     session = Session(args.binary)
     info = session.binary.input
     dataset = None
@@ -42,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         dataset = load_dataset(args.data, Geometry(info.resize, info.crop), args.limit, info.channels)
     total = 0 if dataset is None else len(dataset) * len(args.ratio)
     with first_run_notice(), progress("images", total) as bar:
-        runs = evaluate(session, dataset, args.ratio, bar)
+        runs = evaluate(session, dataset, args.ratio, bar, classes=args.classes, float_model=args.float)
     put_result(runs, args)
     if args.report is not None:
         from npu_runtime.reports.folder import write_report

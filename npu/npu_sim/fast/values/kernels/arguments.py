@@ -13,6 +13,8 @@ proved every address, so nothing is checked.
     scale_leaky             Scale         the same; the second multiplier below zero
     scale_residual          Scale         the same; a residual times the second multiplier is added
     scale_residual_leaky    Scale         both
+    scale_product           Scale         the same; the residual multiplies the sum
+    look_up                 LookUp        window, tables
     write_bytes             Write         window, act
     write_wide              Write         window, act; as a word of low bytes and a word of high bytes per group
     lower_dynamic           Lower         act, patch, lowering
@@ -131,6 +133,22 @@ class Scale(NamedTuple):
     res: int
     res_col: int
     res_offset: int
+
+
+class LookUp(NamedTuple):
+    """Replace the values of a row of output pixels in `window`, from its start, by what a table has for their bytes.
+
+    Attributes:
+        lanes: lanes wanted; a kernel may look up whole vectors.
+        pixels: output pixels.
+        width: values between two of them.
+        table: first byte of the table.
+    """
+
+    lanes: int
+    pixels: int
+    width: int
+    table: int
 
 
 class Write(NamedTuple):

@@ -16,7 +16,7 @@ from numba.core import cgutils as numba_cgutils
 from numba.core import codegen
 from numba.extending import intrinsic
 
-from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
+from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, LookUp, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, OFFSET, PARAMS, QUAD, SIGNED, UNSIGNED, VECTOR, WHOLE
 from npu_sim.numba_options import WITHOUT_REFERENCE_COUNTS
 
@@ -171,7 +171,7 @@ def _window(largest: bool, builder: Any, arrays: list[Any], n: Window) -> None:
         _store(builder, window, add(n.target, lane), builder.load(total))
 
 
-def _scale(residual: bool, leaky: bool, builder: Any, arrays: list[Any], n: Scale) -> None:
+def _scale(residual: bool, leaky: bool, product: bool, builder: Any, arrays: list[Any], n: Scale) -> None:
     sums, params, act, window = arrays
     add, mul = builder.add, builder.mul
     low, high = _splat(builder, LONGS, n.low), _splat(builder, LONGS, n.high)
@@ -182,17 +182,35 @@ def _scale(residual: bool, leaky: bool, builder: Any, arrays: list[Any], n: Scal
         with cgutils.for_range(builder, n.pixels) as pixel:
             at = add(mul(pixel.index, n.width), lane)
             total = builder.sext(_load(builder, WORDS, sums, add(n.first, at)), LONGS)
+            place = add(add(n.res, lane), mul(pixel.index, n.res_col))
+            if product:
+                total = mul(total, _load_bytes(builder, LONGS, act, place, n.res_offset))
             value = add(mul(total, multiplier), start)
             if leaky:
                 below = builder.icmp_signed("<", add(total, bias), ir.Constant(LONGS, [0] * VECTOR))
                 value = builder.select(below, add(mul(total, second), leak), value)
             if residual:
-                place = add(add(n.res, lane), mul(pixel.index, n.res_col))
                 value = add(value, mul(_load_bytes(builder, LONGS, act, place, n.res_offset), second))
             value = builder.ashr(value, shift)
             value = builder.select(builder.icmp_signed("<", value, low), low, value)
             value = builder.select(builder.icmp_signed(">", value, high), high, value)
             _store(builder, window, at, builder.trunc(value, WORDS))
+
+
+def _look_up(builder: Any, arrays: list[Any], n: LookUp) -> None:
+    window, tables = arrays
+    add, mul, mask = builder.add, builder.mul, ir.Constant(WORDS, [BYTE_MAX] * VECTOR)
+    with (
+        cgutils.for_range(builder, n.pixels) as pixel,
+        cgutils.for_range_slice(builder, I64(0), n.lanes, I64(VECTOR)) as (lane, _),
+    ):
+        at = add(mul(pixel.index, n.width), lane)
+        value = builder.and_(_load(builder, WORDS, window, at), mask)
+        for i in range(VECTOR):
+            place = add(n.table, builder.zext(builder.extract_element(value, I32(i)), I64))
+            found = builder.zext(_load(builder, I8, tables, place), I32)
+            value = builder.insert_element(value, found, I32(i))
+        _store(builder, window, at, value)
 
 
 def _write(wide: bool, builder: Any, arrays: list[Any], n: Write) -> None:
@@ -260,8 +278,9 @@ copy, fill, lower_dynamic = llvm_kernel(_copy), llvm_kernel(_fill), llvm_kernel(
 dot_narrow, dot_wide = (llvm_kernel(partial(emit_dot, shape, multiplies_quads())) for shape in (NARROW, WIDE))
 window_sum, window_largest = (llvm_kernel(partial(_window, largest)) for largest in (False, True))
 scale, scale_leaky, scale_residual, scale_residual_leaky = (
-    llvm_kernel(partial(_scale, residual, leaky)) for residual in (False, True) for leaky in (False, True)
+    llvm_kernel(partial(_scale, residual, leaky, False)) for residual in (False, True) for leaky in (False, True)
 )
+scale_product, look_up = llvm_kernel(partial(_scale, False, False, True)), llvm_kernel(_look_up)
 write_bytes, write_wide = (llvm_kernel(partial(_write, wide)) for wide in (False, True))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from npu_isa.isa.ops import GROUP
 from numpy.typing import NDArray
 
-from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
+from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, LookUp, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, QUAD, SIGNED, UNSIGNED, VECTOR, WHOLE
 from npu_sim.kernel import kernel
 
@@ -100,7 +100,7 @@ def _value(byte: int, offset: int) -> np.int32:
     return np.int32(byte ^ np.uint8(offset)) - np.int32(offset)
 
 
-def _scale(residual: bool, leaky: bool) -> Kernel:
+def _scale(residual: bool, leaky: bool, product: bool) -> Kernel:
     @kernel
     def scale(arrays: Any, n: Scale) -> None:
         sums, params, act, window = arrays
@@ -111,6 +111,8 @@ def _scale(residual: bool, leaky: bool) -> Kernel:
             first, to, res = n.first + pixel * n.width, pixel * n.width, n.res + pixel * n.res_col
             for c in range(n.lanes):
                 lane, total = U64(c), np.int64(sums[U64(first + c)])
+                if product:
+                    total *= _value(act[U64(res + c)], n.res_offset)
                 value = total * params[mult + lane] + params[start + lane]
                 if leaky and total + params[bias + lane] < 0:
                     value = total * params[second + lane] + params[leak + lane]
@@ -119,6 +121,15 @@ def _scale(residual: bool, leaky: bool) -> Kernel:
                 window[U64(to + c)] = min(max(value >> params[shift + lane], n.low), n.high)
 
     return scale  # type: ignore[no-any-return]
+
+
+@kernel
+def look_up(arrays: Any, n: LookUp) -> None:
+    """Replace values by those of a table."""
+    window, tables = arrays
+    for pixel in range(n.pixels):
+        for c in range(pixel * n.width, pixel * n.width + n.lanes):
+            window[U64(c)] = tables[U64(n.table + (window[U64(c)] & BYTE_MAX))]
 
 
 def _write(wide: bool) -> Kernel:
@@ -169,6 +180,7 @@ def lower_dynamic(arrays: Any, n: Lower) -> None:
 dot_narrow, dot_wide = (_dot(vectors) for _, vectors in (NARROW, WIDE))
 window_sum, window_largest = (_window(largest) for largest in (False, True))
 scale, scale_leaky, scale_residual, scale_residual_leaky = (
-    _scale(residual, leaky) for residual in (False, True) for leaky in (False, True)
+    _scale(residual, leaky, False) for residual in (False, True) for leaky in (False, True)
 )
+scale_product = _scale(False, False, True)
 write_bytes, write_wide = (_write(wide) for wide in (False, True))

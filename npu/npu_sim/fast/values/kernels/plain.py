@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 from npu_isa.isa.ops import GROUP
+from npu_isa.machine import numerics
+from npu_isa.machine.blocks import TABLE_BYTES
 from npu_isa.machine.numerics import dynamic_shift, lower
 from numpy.typing import NDArray
 
-from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, Lower, Scale, Window, Write
+from npu_sim.fast.values.kernels.arguments import NARROW, WIDE, Copy, Dot, Fill, LookUp, Lower, Scale, Window, Write
 from npu_sim.fast.values.tables import BYTE_MAX, PARAMS, QUAD, VECTOR, WHOLE
 
 Array = NDArray[Any]
@@ -51,20 +53,30 @@ def _window(largest: bool, arrays: Any, n: Window) -> None:
     window[n.target : n.target + n.lanes] = values.max(axis=0) if largest else values.sum(axis=0)
 
 
-def _scale(residual: bool, leaky: bool, arrays: Any, n: Scale) -> None:
+def _scale(residual: bool, leaky: bool, product: bool, arrays: Any, n: Scale) -> None:
     sums, params, act, window = arrays
     bias, multiplier, shift, second, start, leak = params[n.params : n.params + PARAMS * n.lanes].reshape(
         PARAMS, n.lanes
     )
     at = np.add.outer(np.arange(n.pixels) * n.width, np.arange(n.lanes))
     total = sums[n.first + at].astype(np.int64)
+    place = np.add.outer(n.res + np.arange(n.pixels) * n.res_col, np.arange(n.lanes))
+    if product:
+        total *= (act[place].astype(np.int64) ^ n.res_offset) - n.res_offset
     value = total * multiplier + start
     if leaky:
         value = np.where(total + bias < 0, total * second + leak, value)
     if residual:
-        place = np.add.outer(n.res + np.arange(n.pixels) * n.res_col, np.arange(n.lanes))
         value += ((act[place].astype(np.int64) ^ n.res_offset) - n.res_offset) * second
     window[at] = np.clip(value >> shift, n.low, n.high)
+
+
+def look_up(arrays: Any, n: LookUp) -> None:
+    """Replace values by those of a table."""
+    window, tables = arrays
+    at = np.add.outer(np.arange(n.pixels) * n.width, np.arange(n.lanes))
+    table = tables[n.table : n.table + TABLE_BYTES]
+    window[at] = numerics.look_up(window[at], table, unsigned=True)
 
 
 def _write(wide: bool, arrays: Any, n: Write) -> None:
@@ -92,6 +104,7 @@ def lower_dynamic(arrays: Any, n: Lower) -> None:
 dot_narrow, dot_wide = (partial(_dot, vectors) for _, vectors in (NARROW, WIDE))
 window_sum, window_largest = (partial(_window, largest) for largest in (False, True))
 scale, scale_leaky, scale_residual, scale_residual_leaky = (
-    partial(_scale, residual, leaky) for residual in (False, True) for leaky in (False, True)
+    partial(_scale, residual, leaky, False) for residual in (False, True) for leaky in (False, True)
 )
+scale_product = partial(_scale, False, False, True)
 write_bytes, write_wide = (partial(_write, wide) for wide in (False, True))
