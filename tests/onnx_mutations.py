@@ -26,8 +26,12 @@ LONG = 256  # bytes: fields longer than this are weights
 
 def small_models() -> list[bytes]:
     """Return files of small networks that hold, together, every part of an ONNX file that the importer reads."""
-    models = (example(), _moves(), _folded(), _qdq(), _old(), _last(), detector(), both())
-    return [m.SerializeToString() for m in models]
+    return [m.SerializeToString() for m in _networks()]
+
+
+def _networks() -> tuple[onnx.ModelProto, ...]:
+    made = example(), _moves(), _folded(), _qdq(), _old(), _last(), _sampled(), _shuffled(), _tokens()
+    return *made, detector(), both()
 
 
 def mutate(data: bytes, rng: Rng) -> tuple[str, bytes]:
@@ -238,3 +242,44 @@ def _last() -> onnx.ModelProto:
     model = net.model(net.node("MatMul", net.node("Reshape", last, net.constant([0, -1], np.int64)), weights[1]))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
     return model
+
+
+def _sampled() -> onnx.ModelProto:
+    """Return a network of what is put together of parts."""
+    net = Net((3, 6, 6))
+    up = net.node(
+        "ConvTranspose", "x", net.weight(3, 4, 3, 3), strides=[2, 2], pads=[1, 1, 0, 0], output_padding=[1, 0]
+    )
+    sizes = net.constant([1, 4, 8, 9], np.int64)
+    smooth = net.node("Resize", up, "", "", sizes, mode="linear", coordinate_transformation_mode="align_corners")
+    near = net.node("Resize", smooth, "", net.constant([1, 1, 1.5, 0.5]), nearest_mode="floor")
+    mean = net.node("AveragePool", near, kernel_shape=[3, 2], pads=[1, 1, 1, 0], ceil_mode=1, strides=[2, 1])
+    edge = net.node("Pad", mean, net.constant([0, 0, 1, 1, 0, 0, 0, 2], np.int64), mode="reflect")
+    ones = net.node("Pad", edge, net.constant([0, 0, 1, 0, 0, 0, 0, 1], np.int64), net.constant(1.0))
+    return net.model(net.node("LRN", ones, size=3, alpha=0.5))
+
+
+def _shuffled() -> onnx.ModelProto:
+    """Return a network whose axes change places."""
+    net = Net((4, 4, 6))
+    parts = net.node("Reshape", "x", net.constant([0, 2, 2, 4, 6], np.int64))
+    mixed = net.node(
+        "Reshape", net.node("Transpose", parts, perm=[0, 2, 1, 3, 4]), net.constant([0, 4, 4, 6], np.int64)
+    )
+    deep = net.node("SpaceToDepth", net.node("DepthToSpace", mixed, blocksize=2, mode="CRD"), blocksize=4)
+    chosen = net.node("Gather", deep, net.constant([1, 0, 2, -1], np.int64), axis=1)
+    wide = net.node("Concat", chosen, net.node("Tile", chosen, net.constant([1, 1, 1, 2], np.int64)), axis=3)
+    back = net.node("Slice", wide, *(net.constant([v], np.int64) for v in (-1, -9, 3, -1)))
+    gate = net.node("Expand", net.node("ReduceMax", back, axes=[2, 3]), net.constant([1, 4, 2, 1], np.int64))
+    return net.model(net.node("Max", net.node("Mul", gate, back), net.node("Sub", gate, back), net.constant(0.1)))
+
+
+def _tokens() -> onnx.ModelProto:
+    """Return a network of functions of one value, and of matrices over channels."""
+    net = Net((3, 4, 4), 20)
+    tokens = net.node("Transpose", net.node("Reshape", "x", net.constant([0, 3, 16], np.int64)), perm=[0, 2, 1])
+    hidden = net.node("Gelu", net.node("Add", net.node("MatMul", tokens, net.weight(3, 5)), net.weight(5)))
+    bent = net.node("PRelu", net.node("Pow", hidden, net.constant(2.0)), net.weight(5))
+    clipped = net.node("Clip", net.node("Elu", bent, alpha=0.5), net.constant(0.1), net.constant(0.9))
+    mean = net.node("ReduceMean", net.node("HardSigmoid", clipped), net.constant([1], np.int64), keepdims=0)
+    return net.model(net.node("Div", net.node("Selu", mean), net.node("Exp", mean)))

@@ -24,6 +24,7 @@ from npu_compiler.graph.ir import (
     Pool,
 )
 
+MAX_PIXELS = 1 << 24  # of an image that is put together: whoever checks it looks at each
 NO_PADS: Pads = (0, 0, 0, 0)
 
 
@@ -75,6 +76,8 @@ def check_parts(count: int) -> None:
 def mosaic(imp: Importer, srcs: Sequence[str], places: Sequence[Place], size: Pair) -> str:
     """Put an image together; one part that is all of it stays as it is."""
     check_parts(len(srcs))
+    if size[0] * size[1] > MAX_PIXELS:
+        raise Refused(f"an image of {size[0]} x {size[1]} pixels, put together of parts: too large")
     channels, *own = imp.shapes[srcs[0]]
     if len(srcs) == 1 and tuple(own) == size:
         return srcs[0]

@@ -16,6 +16,7 @@ from npu_compiler.frontend.importer import (
     Importer,
     Refused,
     attributes,
+    needed_weights,
     operator,
     weights_of,
 )
@@ -28,8 +29,7 @@ F32 = NDArray[np.float32]
 
 def _kernel(imp: Importer, node: onnx.NodeProto, constants: Constants) -> tuple[F32, F32 | None, int]:
     """Return the weight of a convolution with two axes of space, its scale, and how many it has in the model."""
-    found = weights_of(imp, node, 1, constants, "the weight")
-    assert found is not None
+    found = needed_weights(imp, node, 1, constants, "the weight")
     weight, scale = found
     rank = weight.ndim - 2
     if rank not in (1, 2):
@@ -205,8 +205,7 @@ def _gemm(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     attrs = attributes(node)
     if attrs.get("transA", 0):
         raise Refused("transA is not supported")
-    found = weights_of(imp, node, 1, constants, "the right side")
-    assert found is not None
+    found = needed_weights(imp, node, 1, constants, "the right side")
     weight, scale = found
     if weight.ndim != 2:
         raise Refused(f"right side of shape {list(weight.shape)}: must be a matrix")
@@ -227,8 +226,7 @@ def _matmul(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if imp.known(left) and imp.known(right):
         raise Refused("a product of two computed tensors is not supported; one side must be constant")
     flipped = imp.known(right)
-    found = weights_of(imp, node, 0 if flipped else 1, constants, "one side")
-    assert found is not None
+    found = needed_weights(imp, node, 0 if flipped else 1, constants, "one side")
     name = right if flipped else left
     matrix, scale = found
     while matrix.ndim > 2 and len(matrix) == 1 and matrix.ndim <= 1 + imp.rank(name):

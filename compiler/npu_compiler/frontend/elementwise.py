@@ -19,8 +19,8 @@ from npu_compiler.frontend.importer import (
     Importer,
     Refused,
     Value,
+    needed_weights,
     operator,
-    weights_of,
 )
 from npu_compiler.frontend.layout import Axes, image_axes, size_of
 from npu_compiler.frontend.pointwise import limits
@@ -144,9 +144,7 @@ def maximum_of(imp: Importer, tensors: Sequence[str]) -> str:
 
 
 def _constant(imp: Importer, node: onnx.NodeProto, index: int, constants: Constants) -> NDArray[Any]:
-    found = weights_of(imp, node, index, constants, "one input")
-    assert found is not None
-    return found[0].astype(np.float64)
+    return needed_weights(imp, node, index, constants, "one input")[0].astype(np.float64)
 
 
 def _with_channels(imp: Importer, value: Value, array: NDArray[Any]) -> Value:

@@ -121,10 +121,13 @@ class Importer:
         shape = () if found is None else sizes(found) or ()
         if found is not None:
             self.types[name] = found
-        if len(shape) in (2, 3, 4) and min(shape) > 0:
+        if len(shape) not in (2, 4) or min(shape) < 1:  # of three axes: where the channels are is not known
+            return
+        image = (shape[1], 1, 1) if len(shape) == 2 else (shape[1], shape[2], shape[3])
+        if not too_large(image):
             self.lost.remove(name)
             self.assumed.add(name)
-            self.shapes[name] = (shape[1], shape[2] if len(shape) == 4 else 1, shape[-1] if len(shape) > 2 else 1)
+            self.shapes[name] = image
             self._values[name] = Value(name, image_axes(self.shapes[name], len(shape) - 1))
 
     def shape_of(self, name: str) -> tuple[int, ...] | None:
@@ -350,6 +353,16 @@ def weights_of(
     if not np.isfinite(made).all():
         raise Refused(f"{what} holds values that are not finite")
     return made, None
+
+
+def needed_weights(
+    imp: Importer, node: onnx.NodeProto, index: int, constants: Constants, what: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return a constant weight as `weights_of` does; it must be there."""
+    found = weights_of(imp, node, index, constants, what)
+    if found is None:
+        raise Refused(f"{what} must be given")
+    return found
 
 
 def _check_kept(imp: Importer, node: onnx.NodeProto, name: str) -> None:

@@ -174,4 +174,4 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[str, ...]:
 
 def shortened(names: list[str]) -> str:
     """Return names, the first few of many."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(map(str, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

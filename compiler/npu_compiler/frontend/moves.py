@@ -9,6 +9,7 @@ from npu_compiler.frontend.importer import (
     Constants,
     Importer,
     Refused,
+    Value,
     attributes,
     integers,
     operator,
@@ -42,13 +43,20 @@ def _reshape(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
         raise Refused(f"to {given}: its input has shape {_text(own[1:])}")
     if len(target) < 2 or target[0] != imp.batch:
         raise Refused(f"to {given}: the batch axis must stay as it is")
-    atoms = [a for axis in imp.value(node.input[0]).order for a in axis]
-    order = regrouped(atoms, target[1:])
+    value = imp.value(node.input[0])
+    order = _regrouped(value, target)
+    if order is None and len(value.order) <= 3:
+        value = as_image(imp, value)
+        order = _regrouped(value, target)
     if order is None:
         raise Refused(
             f"to {given}: an axis of {_text(own[1:])} would be torn: axes can be joined, or split into factors"
         )
-    imp.same(node, node.input[0], order)
+    imp.finish(value.tensor, order)
+
+
+def _regrouped(value: Value, target: list[int]) -> Axes | None:
+    return regrouped((a for axis in value.order for a in axis), target[1:])
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -178,9 +178,8 @@ def _pow(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
         raise Refused("a power of two computed tensors is not supported; one of them must be constant")
     index = 1 if imp.known(base) else 0
     number = scalar(node, index, constants, "the exponent" if index else "the base")
-    assert number is not None
-    if not math.isfinite(number):
-        raise Refused(f"{number} is not finite")
+    if number is None or not math.isfinite(number):
+        raise Refused(f"{number} is not a finite number")
     value = imp.value(node.input[1 - index])
     program: Program = ("x", number, "pow") if index else (number, "x", "pow")
     imp.finish(build.activate(imp, value.tensor, Curve(program)), value.order)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from npu_compiler.frontend import build
 from npu_compiler.frontend.importer import Importer, Refused, too_large
@@ -47,18 +48,19 @@ class Run:
 
 def runs(taps: Sequence[Taps]) -> list[Run]:
     """Return few runs that hold every output once: with the period at which there are fewest."""
-    best: list[Run] = []
-    for period in range(1, min(len(taps), MAX_PERIOD) + 1):
-        made: list[Run] = []
-        for residue in range(period):
-            made += _straight(taps, residue, period)
-            if best and len(made) >= len(best):
-                break
-        else:
-            best = made
-        if len(best) == 1:
-            break
-    return best
+    numbers: dict[tuple[float, ...], int] = {}
+    starts = np.array([start for start, _ in taps])
+    kinds = np.array([numbers.setdefault(weights, len(numbers)) for _, weights in taps])
+    period = min(range(1, min(len(taps), MAX_PERIOD) + 1), key=lambda p: _ends(starts, kinds, p))
+    return [run for residue in range(period) for run in _straight(taps, residue, period)]
+
+
+def _ends(starts: NDArray[np.int64], kinds: NDArray[np.int64], period: int) -> int:
+    """Return how many runs end where the weights or the distance of inputs change, taking every `period`-th output."""
+    moved = starts[period:] - starts[:-period]
+    goes_on = (kinds[period:] == kinds[:-period]) & (moved >= 1)
+    turns = goes_on[period:] & goes_on[:-period] & (moved[period:] != moved[:-period])
+    return period + int((~goes_on).sum()) + int(turns.sum())
 
 
 def _straight(taps: Sequence[Taps], residue: int, period: int) -> Iterator[Run]:

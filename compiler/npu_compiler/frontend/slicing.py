@@ -16,8 +16,8 @@ from npu_compiler.frontend.importer import (
     Refused,
     Value,
     attributes,
-    constant,
     integers,
+    needed,
     operator,
     scalar,
     text,
@@ -101,9 +101,8 @@ def _gather(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if not imp.known(node.input[0]):
         raise Refused("its data are constant and its indices computed: not supported")
     axis = imp.axis(node.input[0], int(attributes(node).get("axis", 0)))
-    found = constant(node, 1, constants, "the indices")
+    found = needed(node, 1, constants, "the indices")
     given = integers(node, 1, constants, "the indices") or []
-    assert found is not None
     value, (where,) = along(imp, imp.value(node.input[0]), [axis])
     size = imp.shapes[value.tensor][where]
     if found.ndim > 1 or not given or not all(-size <= i < size for i in given):
