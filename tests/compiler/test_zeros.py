@@ -126,8 +126,8 @@ def qdq(net, x, zero, scale=0.05, dtype=np.uint8):
     return net.node("DequantizeLinear", net.node("QuantizeLinear", x, *pair), *pair)
 
 
-def integers(net, *shape):
-    pair = net.constant(0.01), net.constant(0, np.int8)
+def integers(net, *shape, scale=0.01):
+    pair = net.constant(scale), net.constant(0, np.int8)
     return net.node("DequantizeLinear", net.constant(net.rng.integers(-127, 128, shape), np.int8), *pair)
 
 
@@ -168,8 +168,8 @@ def test_sums_that_are_added_as_they_are_get_8_bits_of_their_own(tmp_path):
     net = Net((3, 12, 12))
     x = qdq(net, "x", 128, 4 / 128)
     deep = qdq(net, net.node("Relu", net.node("Conv", x, integers(net, 64, 3, 1, 1))), 0, 0.01)
-    sums = net.node("Conv", deep, integers(net, 64, 64, 3, 3), pads=[1] * 4)
-    path = save(net.model(qdq(net, net.node("Add", sums, deep), 128, 0.5)), tmp_path)
+    sums = net.node("Conv", deep, integers(net, 64, 64, 1, 1, scale=0.001))
+    path = save(net.model(qdq(net, net.node("Add", sums, deep), 128, 0.0199)), tmp_path)
     assert off_from_model(path, images(8, seed=3)).max() <= 1.01
     assert f"without a quantization in the model, so calibrated: {sums}" in in_8_bits(import_model(path)).notes
 
