@@ -163,6 +163,20 @@ def test_an_image_that_is_added_and_joined_keeps_its_bytes(tmp_path):
     assert not any("calibrated" in note for note in in_8_bits(import_model(path)).notes)
 
 
+def test_what_is_quantized_again_is_rounded_again(tmp_path):
+    """One pair after another, as where tools change a type on the way; equal pairs are one."""
+    net = Net((3, 12, 12))
+    first = qdq(net, qdq(net, "x", 100), 100)
+    flat = qdq(net, net.node("MaxPool", first, kernel_shape=[2, 2], strides=[2, 2]), -30, 0.11, np.int8)
+    again = qdq(net, net.node("Conv", qdq(net, flat, 140, 0.07), integers(net, 4, 3, 1, 1)), 90, 0.1)
+    path = save(net.model(qdq(net, again, 20, 0.13)), tmp_path)
+    assert len(import_model(path).nodes) == 4
+    found = off_by_node(path, images(8, seed=2))
+    assert len(found) >= 4
+    assert max(found.values()) <= 0.5 + EDGE, found
+    assert off_from_model(path, images(8, seed=3)).max() <= 2.01
+
+
 def test_sums_that_are_added_as_they_are_get_8_bits_of_their_own(tmp_path):
     """Beside the factor of another tensor, that of fixed weights has few bits: one rounding would be off by 2 %."""
     net = Net((3, 12, 12))

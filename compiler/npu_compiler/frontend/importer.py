@@ -51,6 +51,11 @@ class Steps:
     low: int
     high: int
 
+    @property
+    def range(self) -> tuple[float, int, int]:
+        """The scale, and the least and largest multiple of it."""
+        return self.scale, self.low, self.high
+
 
 class Importer:
     """The graph under construction.
@@ -90,6 +95,7 @@ class Importer:
         self._node_names, self._tensor_names = set(names), set(names)
         self.integers: set[str] = set()  # outputs of QuantizeLinear
         self.quantized: dict[str, tuple[str, Steps]] = {}  # output of QuantizeLinear: the value that it quantizes
+        self.rounded: set[str] = set()  # outputs of DequantizeLinear, and other names of them
         self.weights: dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]] = {}  # dequantized constants
         self.axes: dict[str, int] = {}  # of dequantized constants with several scales
         self.unkept: dict[str, str] = {}  # dequantized constants that cannot be weights, and why
@@ -162,6 +168,8 @@ class Importer:
         if made.flat and self.in_memory_order(made):
             made = Value(made.tensor, flat=True)
         self._values[node.output[0]] = made
+        if source in self.rounded:
+            self.rounded.add(node.output[0])
 
     def emit(self, made: Node, shape: tuple[int, ...], *, flat: bool = False, order: Order = CHW) -> None:
         """Append a node; its output must have positive sizes, and not absurd ones."""

@@ -125,12 +125,19 @@ def _batchnorm(imp: Importer, node: onnx.NodeProto, constants: Constants) -> Non
     attrs, src = attributes(node), imp.image(node.input[0])
     if attrs.get("training_mode", 0) or any(node.output[1:]):
         raise Refused("training_mode is not supported; export the model for inference")
-    statistics = [needed(node, i, constants, "statistics").astype(np.float64).reshape(-1) for i in range(1, 5)]
+    statistics = [_statistic(imp, node, i, constants) for i in range(1, 5)]
     if {a.size for a in statistics} != {imp.shapes[src][0]}:
         raise Refused(f"statistics of {[a.size for a in statistics]} channels, its input has {imp.shapes[src][0]}")
     gamma, beta, mean, var = statistics
     scale = gamma / np.sqrt(var + float(attrs.get("epsilon", 1e-5)))
     _affine(imp, node, imp.value(node.input[0]), scale, beta - mean * scale)
+
+
+def _statistic(imp: Importer, node: onnx.NodeProto, index: int, constants: Constants) -> NDArray[Any]:
+    """Return a statistic; onnxruntime quantizes the factor of a normalization that is left to itself."""
+    quantized = imp.weights.get(node.input[index]) if index < len(node.input) else None
+    found = needed(node, index, constants, "statistics") if quantized is None else quantized[0]
+    return found.astype(np.float64).reshape(-1)
 
 
 def _affine(imp: Importer, node: onnx.NodeProto, value: Value, scale: NDArray[Any], shift: NDArray[Any]) -> None:
