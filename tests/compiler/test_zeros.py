@@ -256,7 +256,7 @@ def test_products_need_a_zero_of_byte_0(tensor):
 @pytest.mark.parametrize("operator", ["Sigmoid", "HardSwish", "Tanh"])
 def test_tables_read_and_make_any_zero(before, after, operator, tmp_path):
     """The curve of a convolution, and that of a tensor that is read again: by its producer and by itself."""
-    net = Net((3, 8, 8))
+    net = Net((3, 12, 12))
     x = qdq(net, "x", 100)
     a = qdq(net, net.node("Conv", x, integers(net, 8, 3, 3, 3)), before, 0.03)
     b = qdq(net, net.node(operator, a), after, 0.01)
