@@ -27,7 +27,7 @@ def read_onnx(path: str | Path, *, requantize: bool = False, input_shape: tuple[
     Args:
         path: the file; one image input, one output. An opset that is not supported is converted, floating point of 16
             and 64 bits read as float32; the graph's notes say so.
-        requantize: drop the activation quantization of a QDQ model, so that it is calibrated anew.
+        requantize: drop the activation quantization of a quantized model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
 
     Returns:

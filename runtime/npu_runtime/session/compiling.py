@@ -54,7 +54,7 @@ def prepare(
         preprocess: from pixels to the model's input; pixel / 255 if None.
         options: quantization choices; the defaults if None.
         machine: what the network shall run on, if that is known: what it will refuse is refused now.
-        requantize: ignore the activation quantization of a QDQ model.
+        requantize: ignore the activation quantization of a quantized model.
         input_shape: N, C, H, W of a model that leaves sizes open.
         observe: see `npu_compiler.pipeline`.
 
