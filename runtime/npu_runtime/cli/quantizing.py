@@ -47,7 +47,7 @@ def add_model(parser: argparse.ArgumentParser, *kinds: str, text: str = MODEL_HE
         ),
         *_add_options(quant, parts),
         quant.add_argument(
-            "--requantize", action="store_true", default=None, help="calibrate the activations of a quantized model anew"
+            "--requantize", action="store_true", default=None, help="calibrate activations of a quantized model anew"
         ),
     ]  # fmt: skip
     parser.set_defaults(quantizing=tuple(action.dest for action in added))
