@@ -120,7 +120,7 @@ def same_meaning(net: Net, output: str, folder: Path, count: int = 2) -> Graph:
     """
     model, x = net.model(output), net.images(count)
     want = run_onnx(model, x)
-    stages = {"import": read_onnx(save(model, folder))}
+    stages = {"import": read_onnx(save(model, folder), host="none")}
     optimized = optimize(stages["import"], observe=stages.__setitem__)
     for stage, graph in stages.items():
         got = evaluate(graph, x.reshape(count, *graph.shapes[graph.input]))[graph.output_tensors[0]]

@@ -382,6 +382,24 @@ def test_what_a_refused_node_makes_is_not_refused_again(tmp_path):
     assert error.message == f"node odd (Reshape): to [0, 6, 3, 3, 2]: {reason}"
 
 
+def test_batch_that_would_be_broadcast(tmp_path):
+    net = Net((4, 5, 4))
+    vector = net.node("Flatten", net.node("GlobalAveragePool", "x"))
+    model = net.model(net.node("Add", "x", vector, name="sum"), batch=3)
+    error = refusal(model, tmp_path)
+    assert error.message == "node sum (Add): tensors of [2, 4] axes: the batch would be broadcast"
+
+
+def test_node_whose_name_is_no_text(tmp_path):
+    """protobuf gives such a name as bytes."""
+    net = Net((3, 6, 6))
+    path = save(net.model(net.node("Sin", "x", name="odd name")), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"odd name", b"odd \xffame"))
+    with pytest.raises(NpuError) as caught:
+        read_onnx(path, host="none")
+    assert "operator not supported" in caught.value.message or "not a readable" in caught.value.message
+
+
 # -- whole models
 
 
