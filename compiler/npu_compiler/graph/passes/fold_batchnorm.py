@@ -1,4 +1,4 @@
-"""Fold batch normalization into the convolution before it."""
+"""Fold batch normalization into the convolution, or the other factor and term, before it."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ INT8_MAX = 127  # integers of a fixed scale keep it under a change of sign, but 
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
-    """Multiply the weights of a convolution by the scale of the `Affine` that is its only reader.
+    """Multiply the weights of a convolution by the scale of the `Affine` that is its only reader; join two of those.
 
     Expects convolutions without residual; guarantees that an Affine remains only where no convolution can take it
     (after an addition, a pooling, an activation, or a tensor with several readers; where the product leaves the range
@@ -21,10 +21,27 @@ def fold_batchnorm(graph: Graph) -> Graph:
 
 
 def _fold(producer: Node, node: Node) -> Node | None:
-    if not (isinstance(producer, Conv) and isinstance(node, Affine)):
+    if not isinstance(node, Affine):
         return None
-    if producer.act != Identity() or producer.residual is not None:
+    match producer:
+        case Conv(residual=None, act=Identity()):
+            return _into_conv(producer, node)
+        case Affine(act=Identity()):
+            return _joined(producer, node)
+        case _:
+            return None
+
+
+def _joined(producer: Affine, node: Affine) -> Affine | None:
+    with np.errstate(over="ignore"):
+        scale = (producer.scale.astype(np.float64) * node.scale).astype(np.float32)
+        shift = (producer.shift.astype(np.float64) * node.scale + node.shift).astype(np.float32)
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         return None
+    return replace(producer, out=node.out, scale=scale, shift=shift, act=node.act)
+
+
+def _into_conv(producer: Conv, node: Affine) -> Conv | None:
     scale = node.scale.astype(np.float64)
     with np.errstate(over="ignore"):
         weight = (producer.weight * scale[:, None, None, None]).astype(np.float32)
