@@ -128,7 +128,7 @@ def test_values_beyond_where_a_curve_is_flat_saturate():
     x = ((IMAGES / 128 - 1).astype(np.float32)).transpose(0, 3, 1, 2)
     largest = np.abs(evaluate(graph, x, keep=True)["a"]).max()
     assert largest > 60
-    assert table_of(made, "b")[1].scale * 127 < 12
+    assert table_of(made, "b")[1].scale * 127 < 25
     assert not made.tensors["b"].signed
     assert sqnr(graph, made) > 30
 
