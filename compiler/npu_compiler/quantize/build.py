@@ -2,27 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 from npu_isa.errors import UnsupportedError
 from npu_isa.isa.tables import RAW
-from numpy.typing import NDArray
 
-from npu_compiler.graph.curves import curve
 from npu_compiler.graph.ir import (
     Act,
     Activation,
     Add,
     Affine,
     Channels,
-    Clip,
     Concat,
     Conv,
     Crop,
     Curve,
-    Identity,
-    LeakyRelu,
     Mosaic,
     Mul,
     Node,
@@ -33,36 +28,29 @@ from npu_compiler.graph.ir import (
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.qgraph.ir import (
     I8,
-    I32,
     U8,
     Clamp,
     Epilogue,
     Factor,
-    Function,
-    Leaky,
-    Lookup,
     Preprocess,
     QConcat,
     QConv,
     QFold,
     QMosaic,
     QNode,
-    QTensor,
     QuantizedGraph,
     QWindow,
-    Residual,
     Window,
 )
-from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, second_factor, shifts
 from npu_compiler.quantize.calibrate import F64
-from npu_compiler.quantize.offsets import Offset, offset_factors, on_channels, padded
-from npu_compiler.quantize.prepare import Map, Prepared, dense_map, fused_curves, is_depthwise, is_wide
+from npu_compiler.quantize.numbers import NO_ACT, Numbers, scatter
+from npu_compiler.quantize.offsets import on_channels, padded
+from npu_compiler.quantize.prepare import Prepared, dense_map, fused_curves, is_depthwise
 from npu_compiler.quantize.scales import dense_weight, group_of_channel, weight_scales
 
 FOLD_BYTES = 32  # a window of the image of at most two groups is gathered whole
 MAX_GROUPS: int = RAW["max_groups"]
 SAME = 14  # shift that takes a multiplier of 2^SAME back: values stay what they are
-NO_ACT = Identity()
 
 
 def build(
@@ -104,23 +92,13 @@ def build(
     )
 
 
-def scatter(values: NDArray[Any], channel_map: Map, axis: int = 0) -> NDArray[Any]:
-    """Return an array with its logical channels at their physical places along an axis, zero elsewhere."""
-    physical = np.array(channel_map)
-    at = np.flatnonzero(physical >= 0)
-    moved = np.moveaxis(values, axis, 0)
-    found = np.zeros((len(physical), *moved.shape[1:]), values.dtype)
-    found[at] = moved[physical[at]]
-    return np.moveaxis(found, 0, axis)
-
-
 def _window_of(node: Conv | Pool) -> Window:
     kernel = node.kernel if isinstance(node, Pool) else (node.weight.shape[2], node.weight.shape[3])
     return Window(kernel, node.stride, node.dilation, node.pads[0], node.pads[1])
 
 
-class Builder:
-    """The nodes and tensors so far."""
+class Builder(Numbers):
+    """The nodes so far."""
 
     def __init__(
         self,
@@ -130,29 +108,14 @@ class Builder:
         dial: set[str],
         options: QuantizeOptions,
     ) -> None:
-        self.graph = prepared.graph
-        self.maps = prepared.maps
-        self.quant = quant
+        super().__init__(prepared, quant)
         self.mean_square = mean_square
         self.dial = dial
         self.options = options
         self.nodes: list[QNode] = []
-        self.tensors: dict[str, QTensor] = {}
-        self.zeros: dict[str, int] = {}  # the byte of each tensor that stands for 0
         self.curves = fused_curves(self.graph)
         self.taken = {*self.graph.shapes, *(n.name for n in self.graph.nodes)}
-        for name, (channels, height, width) in self.graph.shapes.items():
-            channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
-            bits = 16 if is_wide(self.graph, name) else 8
-            self._tensor(name, height, width, channel_map, quant[name], bits)
         self.made = {n.out: n for n in self.graph.nodes}
-
-    def _tensor(
-        self, name: str, height: int, width: int, channel_map: Map, quant: TensorQuant, bits: int = 8
-    ) -> QTensor:
-        tensor = QTensor(name, height, width, len(channel_map), quant.scale, quant.signed, channel_map, bits)
-        self.tensors[name], self.zeros[name] = tensor, quant.zero
-        return tensor
 
     def add(self, node: Node) -> None:
         """Append what computes a node, with the curve behind it; one that its producer computed is there already."""
@@ -220,77 +183,6 @@ class Builder:
 
     # -- nodes
 
-    def _alpha(self, act: Activation) -> float | F64 | None:
-        """Return the slope below zero of an activation that has one, or shape (channels,) of one for each channel."""
-        match act:
-            case Identity() | Clip():
-                return None
-            case LeakyRelu():
-                return np.array(act.alpha) if isinstance(act.alpha, tuple) else act.alpha
-        assert_never(act)
-
-    def _function(self, node: Node, act: Activation, mult2: I32 | None) -> Function:
-        """Return an activation in integers; mult2: second multiplier, of sums below zero or of a residual."""
-        out = self.tensors[node.out]
-        quant = self.quant[node.out]
-        low, high = quant.span or out.limits
-        match act:
-            case Identity():
-                return Clamp(low, high)
-            case Clip():
-                least, most = low - quant.zero, high - quant.zero
-                low = max(low, int(np.rint(max(act.low / out.scale, least))) + quant.zero)
-                high = min(high, int(np.rint(min(act.high / out.scale, most))) + quant.zero)
-                if not low <= 0 <= high:
-                    raise UnsupportedError(
-                        f"an activation clamps to {act.low:.4g}..{act.high:.4g}; the range must contain 0",
-                        f"node {node.name}",
-                        "unused channels of a group must stay zero: shift the bias into the next layer",
-                    )
-                return Clamp(low, high)
-            case LeakyRelu():
-                assert mult2 is not None
-                return Leaky(low, high, mult2)
-        assert_never(act)
-
-    def _epilogue(
-        self, node: Node, act: Activation, residual: str | None, bias: I32, mult: I32, shift: I32, mult2: I32 | None
-    ) -> Epilogue:
-        """Return the epilogue of integers at their physical places."""
-        function = self._function(node, act, mult2)
-        if residual is None:
-            return Epilogue(bias, mult, shift, function)
-        assert mult2 is not None
-        return Epilogue(bias, mult, shift, function, Residual(residual, mult2))
-
-    def _weights(
-        self, node: Conv | Affine, src: str, weight: F64, bias: F64, scale: F64, maps: tuple[Map, ...]
-    ) -> tuple[I8, Epilogue]:
-        """Return integer weights, output (and input) channels at their physical places, and the epilogue."""
-        residual = node.residual if isinstance(node, Conv) else None
-        zeros = {t: self.zeros[t] * self.tensors[t].scale for t in (node.out, residual) if t is not None}
-        found = integer_weights(
-            weight,
-            bias + zeros[node.out] - zeros.get(residual or "", 0.0),
-            scale,
-            self.tensors[src].scale,
-            self.tensors[node.out].scale,
-            fixed=isinstance(node, Conv) and node.weight_scale is not None,
-            residual=None if residual is None else self.tensors[residual].scale,
-            alpha=self._alpha(node.act),
-            where=f"node {node.name}",
-        )
-        integers = found.weight
-        for axis, channel_map in zip((0, integers.ndim - 1), maps, strict=False):
-            integers = scatter(integers, channel_map, axis)
-        sums = found.weight.reshape(len(found.weight), -1).sum(axis=1, dtype=np.int64)
-        bias_row, mult = scatter(found.bias - self.zeros[src] * sums, maps[0]), scatter(found.mult, maps[0])
-        shift = np.maximum(scatter(found.shift, maps[0]), 1)
-        mult2 = None if found.mult2 is None else scatter(found.mult2, maps[0])
-        largest = 128 if self.tensors[src].signed else 255
-        prove_no_overflow(integers, bias_row[None], largest, f"node {node.name}")
-        return integers, self._epilogue(node, node.act, residual, bias_row.astype(np.int32), mult, shift, mult2)
-
     def _conv(self, node: Conv) -> None:
         src, window = self._read(node, node.src, _window_of(node), macs_channels=node.weight.shape[1])
         if self.tensors[src].groups > MAX_GROUPS:
@@ -338,27 +230,6 @@ class Builder:
         macs = out.height * out.width * weight.size
         self.nodes.append(QWindow(node.name, node.out, node.onnx_nodes, src, window, epilogue, "mac", integers, macs))
 
-    def _unweighted(
-        self,
-        node: Node,
-        src: str,
-        factor: float,
-        act: Activation = NO_ACT,
-        residual: str | None = None,
-        residual_factor: float = 1.0,
-    ) -> Epilogue:
-        """Return the epilogue of a node without weights: output = factor * sum [+ residual_factor * residual]."""
-        out = self.tensors[node.out]
-        first = np.full(out.channels, factor * self.tensors[src].scale / out.scale)
-        added = None if residual is None else residual_factor * self.tensors[residual].scale
-        alpha = self._alpha(act)
-        alpha = scatter(alpha, self.maps[node.out]) if isinstance(alpha, np.ndarray) else alpha
-        second = second_factor(first, out.scale, added, alpha)
-        shift = shifts(first, second, f"node {node.name}")
-        mult2 = None if second is None else rounded(second, shift)
-        bias = np.zeros(out.channels, np.int32)
-        return self._epilogue(node, act, residual, bias, rounded(first, shift), shift.astype(np.int32), mult2)
-
     def _window(
         self,
         node: Node,
@@ -402,15 +273,6 @@ class Builder:
         names = tuple(dict.fromkeys((*made.onnx_nodes, *node.onnx_nodes)))
         return replace(made, out=node.out, onnx_nodes=names, epilogue=replace(made.epilogue, function=function))
 
-    def _lookup(self, act: Curve, read: QTensor, out: QTensor, clamp: Clamp) -> Lookup:
-        """Return the table from the bytes of one tensor to those of another."""
-        byte = np.arange(read.limits[0], read.limits[1] + 1)
-        quant = self.quant[out.name]
-        real = np.nan_to_num(curve(act.program, (byte - self.zeros[read.name]) * read.scale) / out.scale)
-        table = np.empty(256, np.uint8)
-        table[byte & 0xFF] = np.clip(np.rint(real) + quant.zero, *quant.integers).astype(np.int64) & 0xFF
-        return Lookup(clamp.low, clamp.high, table, read.scale)
-
     # -- zeros that are not byte 0 (`npu_compiler.quantize.zeros` has seen to what reads and makes them)
 
     def _offset_window(
@@ -447,11 +309,6 @@ class Builder:
             node.name, node.out, node.onnx_nodes, src, window, epilogue, kind if weight is None else "mac", weight
         )
         self.nodes.append(made)
-
-    def _offset(
-        self, node: Node, kind: str, factors: tuple[float, float], taps: int, zeros: tuple[int, int, int]
-    ) -> Offset:
-        return offset_factors(*factors, taps, zeros, f"node {node.name}")
 
     def _padded(self, node: Crop) -> None:
         """Append what pads an image with the byte of its zero."""

@@ -40,7 +40,7 @@ def offset_factors(factor: float, factor2: float, taps: int, zeros: tuple[int, i
     """Return integers for y = factor * sum(x - x0) + factor2 * (r - r0) + y0 that miss it least.
 
     Args:
-        factor, factor2: above 0; 0 for factor2 where there is no residual.
+        factor, factor2: not 0, but factor2 where there is no residual.
         taps: bytes summed.
         zeros: x0, r0, y0.
         where: node name for messages.
@@ -51,24 +51,27 @@ def offset_factors(factor: float, factor2: float, taps: int, zeros: tuple[int, i
     reach = float(taps * BYTE)
     weight, less, near, near2 = (
         axis.ravel()
-        for axis in np.meshgrid(WEIGHTS[: ACCUMULATOR // (taps * BYTE)], [0, 1, 2], NEAR, NEAR * (factor2 > 0))
+        for axis in np.meshgrid(WEIGHTS[: ACCUMULATOR // (taps * BYTE)], [0, 1, 2], NEAR, NEAR * (factor2 != 0))
     )
-    most = np.maximum(factor / weight, factor2)
+    sign, sign2 = (np.int64(np.sign(f)) for f in (factor, factor2))
+    most = np.maximum(abs(factor) / weight, abs(factor2))
     shift = np.minimum(np.floor(np.log2(MAX_MULTIPLIER / most)), MAX_SHIFT).astype(np.int64) - less
     power = 2.0**shift
-    mult = np.rint(factor / weight * power).astype(np.int64) + near
-    mult2 = np.rint(factor2 * power).astype(np.int64) + near2
-    fits = (shift >= 1) & (mult >= 1) & (mult <= MAX_MULTIPLIER) & (mult2 >= 0) & (mult2 <= MAX_MULTIPLIER)
+    size = np.rint(abs(factor) / weight * power).astype(np.int64) + near
+    size2 = np.rint(abs(factor2) * power).astype(np.int64) + near2
+    fits = (shift >= 1) & (size >= 1) & (size <= MAX_MULTIPLIER) & (size2 >= 0) & (size2 <= MAX_MULTIPLIER)
+    mult, mult2 = sign * size, sign2 * size2
     x0, r0, y0 = zeros
     wanted = y0 * power - r0 * mult2
-    bias = np.rint(wanted / np.maximum(mult, 1))
+    bias = np.rint(wanted / np.where(mult == 0, 1, mult))
     error = np.abs(wanted - bias * mult) / power
     error += np.abs(mult * weight / power - factor) * reach + np.abs(mult2 / power - factor2) * BYTE
     error = np.where(fits & (np.abs(bias) < ACCUMULATOR), error, np.inf)
     best = int(np.argmin(error + 1e-12 * weight))
     if not np.isfinite(error[best]):
+        most_wanted = max(abs(factor), abs(factor2))
         raise CompileError(
-            f"an output step is {max(factor, factor2):.4g} times smaller than an input step, the multiplier reaches "
+            f"an output step is {most_wanted:.4g} times smaller than an input step, the multiplier reaches "
             f"{MAX_MULTIPLIER / 2:.1f}",
             where,
             "quantize with other scales (--requantize for a QDQ model)",

@@ -19,8 +19,9 @@ from npu_compiler.qgraph.ir import (
     Window,
 )
 from npu_compiler.quantize.absorb import absorb_normalization
-from npu_compiler.quantize.build import NO_ACT, Builder, build
+from npu_compiler.quantize.build import Builder, build
 from npu_compiler.quantize.calibrate import F64
+from npu_compiler.quantize.numbers import NO_ACT
 from npu_compiler.quantize.offsets import Offset
 from npu_compiler.quantize.prepare import Map, prepare
 from npu_compiler.quantize.quantize import dial_nodes
