@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from npu_isa.errors import NpuError
 from onnx import helper
 
+from tests.host_models import both, detector
 from tests.mutations import Rng, flip
 from tests.onnx_models import Net, example
 
@@ -29,7 +30,8 @@ def small_models() -> list[bytes]:
 
 
 def _networks() -> tuple[onnx.ModelProto, ...]:
-    return example(), _moves(), _folded(), _qdq(), _old(), _last(), _sampled(), _shuffled(), _tokens()
+    made = example(), _moves(), _folded(), _qdq(), _old(), _last(), _sampled(), _shuffled(), _tokens()
+    return *made, detector(), both()
 
 
 def mutate(data: bytes, rng: Rng) -> tuple[str, bytes]:

@@ -38,8 +38,8 @@ def random_images(rng: np.random.Generator, graph: QuantizedGraph, count: int) -
     return rng.integers(0, 256, (count, image.height, image.width, image.channels), dtype=np.uint8)
 
 
-def random_qgraph(rng: np.random.Generator, *, steps: int | None = None) -> QuantizedGraph:
-    """Return a valid network of up to about `steps` + 4 nodes: image, convolution, random nodes, a head.
+def random_qgraph(rng: np.random.Generator, *, steps: int | None = None, outputs: int = 1) -> QuantizedGraph:
+    """Return a valid network of up to about `steps` + 4 nodes: image, convolution, random nodes, heads.
 
     It covers folds of a whole kernel and of columns alone, strides, dilation, odd sizes, channels that fill no group,
     residuals added and subtracted, products, one value for all rows or columns of a second operand, depthwise, pooling,
@@ -54,7 +54,7 @@ def random_qgraph(rng: np.random.Generator, *, steps: int | None = None) -> Quan
              build.mosaic, build.mosaic]
         )  # fmt: skip
         step()
-    return build.finish()
+    return build.finish(outputs)
 
 
 def with_dynamic_positions(graph: QuantizedGraph, clips: tuple[int, ...] = (0, 1, 2, 3, 4)) -> QuantizedGraph:
@@ -358,8 +358,8 @@ class _Builder:
 
     # -- the end
 
-    def finish(self) -> QuantizedGraph:
-        """Append a head with a wide output and drop what does not reach it."""
+    def finish(self, outputs: int) -> QuantizedGraph:
+        """Append a head with a wide output, copies of other tensors as further outputs, and drop what reaches none."""
         src = self.tensors[self.pool[-1]]
         if self.flip(0.5):
             out = self.tensor("pooled", 1, 1, src.channel_map, signed=src.signed)
@@ -374,22 +374,30 @@ class _Builder:
         else:
             out = self.tensor("logits", src.height, src.width, dense_map(channels), **wide)
             self.add_conv(src, out, Window(), dial=0.3)
-        return _pruned(self.nodes, self.tensors, out)
+        given, readable = [out], [name for name in self.pool if name != out.name]
+        for _ in range(outputs - 1):
+            src = self.tensors[str(self.rng.choice(readable))]
+            wide = {"bits": 16, "signed": True} if self.flip(0.8) else {"signed": src.signed}
+            given.append(self.tensor("more", src.height, src.width, src.channel_map, **wide))
+            self.add_window(src, given[-1], "sum", Window(), 70.0)
+        return _pruned(self.nodes, self.tensors, given)
 
 
-def _pruned(nodes: list[QNode], tensors: dict[str, QTensor], out: QTensor) -> QuantizedGraph:
-    wanted = Counter([out.name])
+def _pruned(nodes: list[QNode], tensors: dict[str, QTensor], given: list[QTensor]) -> QuantizedGraph:
+    wanted = Counter(out.name for out in given)
     kept: list[QNode] = []
     for node in reversed(nodes):
         if wanted[node.out]:
             kept.append(node)
             wanted.update(node.inputs)
-    logical = 1 + max(out.channel_map)
     channels = tensors["image"].channels
     pre = Preprocess(1.0, (0.0,) * channels, (1.0,) * channels, (), ())
     table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
-    shape = (logical,) if out.height == out.width == 1 else (logical, out.height, out.width)
     used = {t: tensors[t] for t in ("image", *(n.out for n in reversed(kept)))}
-    return QuantizedGraph(
-        "random", tuple(reversed(kept)), used, "image", (Output(out.name, out.name, shape),), pre, table
-    )
+    outputs = tuple(Output(out.name, out.name, _shape(out)) for out in given)
+    return QuantizedGraph("random", tuple(reversed(kept)), used, "image", outputs, pre, table)
+
+
+def _shape(out: QTensor) -> tuple[int, ...]:
+    logical = 1 + max(out.channel_map)
+    return (logical,) if out.height == out.width == 1 else (logical, out.height, out.width)

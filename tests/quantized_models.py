@@ -75,10 +75,10 @@ def logical(tensor: QTensor, x: np.ndarray) -> np.ndarray:
 def off_from_model(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Return how far the outputs are from onnxruntime's, in steps of the output."""
     graph = in_8_bits(import_model(path))
-    out = graph.tensors[graph.output]
+    out = graph.tensors[graph.output_tensors[0]]
     want = run_onnx(path, model_input(pixels), as_written=True)
     assert np.abs(want).max() > 20 * out.scale  # the comparison is not one of zeros
-    return np.abs(run(graph, pixels)[graph.output].reshape(want.shape) - want / out.scale)
+    return np.abs(run(graph, pixels)[graph.output_tensors[0]].reshape(want.shape) - want / out.scale)
 
 
 def off_by_node(path: Path, pixels: np.ndarray) -> dict[str, float]:

@@ -63,6 +63,19 @@ def test_what_onnxruntime_writes(case, network, tmp_path):
     assert not any(isinstance(n, Conv) and n.weight_scale is not None for n in anew.nodes)
 
 
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_a_normalization_left_to_itself(form, tmp_path):
+    """The quantizer takes the model as it is: it quantizes the factors of a BatchNormalization too."""
+    net = Net((3, 12, 12))
+    x = net.conv("x", 3, 16, (3, 3), pads=[1] * 4)
+    statistics = [net.constant(net.rng.uniform(low, 1.5, 16)) for low in (0.5, -1.5, -0.5, 0.5)]
+    normal = net.node("Relu", net.node("BatchNormalization", x, *statistics))
+    source = save(net.model(net.conv(normal, 16, 8, (3, 3))), tmp_path)
+    path = quantized_by_ort(source, tmp_path / "q.onnx", form)
+    assert off_from_model(path, images(16, seed=99)).max() <= 2.01
+    assert max(off_by_node(path, images(4, seed=9)).values()) <= 0.5 + 2 * EDGE
+
+
 @pytest.mark.parametrize("opset", [13, 15, 18, 21])
 def test_opsets(opset, tmp_path):
     net = Net((3, 12, 12), opset=opset)

@@ -9,7 +9,7 @@ from npu_isa.file.binary import Binary, DialStep
 
 from tests.binaries import small_binary
 
-BINARY = small_binary(1)  # two registers with a dial
+BINARY = small_binary(5)  # two registers with a dial
 
 
 def with_dial(lows: list[int], macs: int) -> Binary:

@@ -82,6 +82,7 @@ def outcome(p: RandomProgram, ops, boundaries: tuple[int, ...], garbage: int) ->
     for memory in (m.act, m.weights, m.params):
         memory[:] = dirt.integers(0, 256, len(memory), dtype=np.uint8).tobytes()
     m.acc = dirt.integers(-(1 << 31), 1 << 31, (2, p.machine.acc_rows, p.machine.array_cols)).tolist()
+    m.looked_up = dirt.integers(0, 256, 256, dtype=np.uint8).tobytes()
     rest = p.dram_bytes - len(p.constants)
     m.dram[len(p.constants) :] = dirt.integers(0, 256, rest, dtype=np.uint8).tobytes()
     image = np.random.default_rng(1).integers(0, 256, p.input_range[1] - p.input_range[0], dtype=np.uint8)

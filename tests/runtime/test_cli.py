@@ -217,7 +217,7 @@ def wrong_calls(folder: Path, digits_file: Path, digits: Compiled):
     (folder / "text.onnx").write_text("hello")
     (folder / "text.s").write_text("hello")
     (folder / "odd.toml").write_text("array_rows = 7\n")
-    unknown = tiny_model(folder / "tiny.onnx", "Softplus")
+    unknown = tiny_model(folder / "tiny.onnx", "Hardmax")
     yield ("run", folder / "no.npubin"), 1, f"error: {folder}/no.npubin: cannot read: No such file or directory"
     yield (
         ("run", digits_file, "--ratio", 120),

@@ -17,7 +17,7 @@ from npu_compiler.quantize.quantize import dial_nodes
 from npu_isa.asm.assemble import assemble
 from npu_isa.asm.disasm import disassemble
 from npu_isa.check.program import check_binary
-from npu_isa.errors import AsmError, ContainerError, DataError, ProgramError
+from npu_isa.errors import AsmError, CompileError, ContainerError, DataError, ProgramError
 from npu_isa.file import container
 from npu_isa.file.container import MAGIC, VERSION, from_bytes, seal, to_bytes
 from npu_isa.file.manifest import to_parts
@@ -31,7 +31,9 @@ from npu_runtime.verification.models import check_network
 from npu_runtime.verification.verify import verify
 from onnx import helper
 
+from tests.equality import random_machine, tiny_machine
 from tests.onnx_models import PIXELS, TOLERANCE, Net, images, model_input, run_outputs, save
+from tests.qgraphs import random_images, random_qgraph
 from tests.several_outputs import OUTPUTS, network
 
 TWO, THREE = ("classes", "features"), ("small", "classes", "sum")
@@ -125,6 +127,33 @@ def test_outputs_that_are_others_belong_to_another_network(quantized):
     for other in (quantized[THREE], replace(quantized[TWO], outputs=quantized[TWO].outputs[::-1])):
         with pytest.raises(DataError, match="was not compiled from this network"):
             check_network(other, binary)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks_with_several_outputs(seed):
+    """On random machines, every third of them so small that tensors pass through DRAM."""
+    rng = np.random.default_rng(5000 + seed)
+    graph = random_qgraph(rng, outputs=2 + seed % 3)
+    npuq.from_bytes(npuq.to_bytes(graph), "x")  # it is valid
+    binary = compiled_on(graph, rng, small=seed % 3 == 0)
+    check_binary(binary)
+    pixels = random_images(rng, graph, 2)
+    vectors = [binary.boundaries_at(ratio) for ratio in (0, 70, 100)]
+    report = verify(binary, vectors, ("golden", "fast"), pixels.reshape(2, -1), graph)
+    assert report.difference is None, report
+    for vector in vectors:
+        want, found = golden.run(graph, pixels, vector), fast_eval.run(graph, pixels, vector)
+        assert all(np.array_equal(want[t], found[t]) for t in graph.output_tensors)
+
+
+def compiled_on(graph: QuantizedGraph, rng: np.random.Generator, *, small: bool):
+    machine = (tiny_machine if small else random_machine)(rng)
+    for _ in range(6):
+        try:
+            return compile_quantized(graph, machine)
+        except CompileError:  # one strip does not fit
+            machine = replace(machine, act_region_bytes=2 * machine.act_region_bytes)
+    raise AssertionError(machine)
 
 
 # -- files

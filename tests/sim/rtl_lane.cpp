@@ -4,7 +4,8 @@
 
 #include "Vengine.h"
 
-int main() {
+int main(int argc, char** argv) {
+    Verilated::commandArgs(argc, argv);
     Vengine top;
     long v[13] = {};
     int left = 8;  // cycles behind the last slot

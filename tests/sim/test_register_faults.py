@@ -90,7 +90,7 @@ FAULTS = {
     "nothing is clipped": Fault("array", ' - segments[k]["shift"], 0)', ", 0)", "positions"),
     "static positions are found too": Fault("array", 'if pixel["dynamic"]:', "if True:", 186),
     "positions take no time": Fault("array", 'finds = r["sizes"]["finds"]\n', "finds = 0\n", 112),
-    "the swap does not wait for positions": Fault("array", '(t - 1 - r["sizes"]["finds"])', "(t - 1)", 29),
+    "the swap does not wait for positions": Fault("array", '(t - 1 - r["sizes"]["finds"])', "(t - 1)", 36),
     "the weights do not wait for positions": Fault("matrix", "mx.fetch[read - 1, w]", "mx.fetch[0, w]", 162),
     "a token is dropped": Fault(
         "front",

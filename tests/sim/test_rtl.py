@@ -14,7 +14,6 @@ from npu_isa.errors import UnsupportedError
 from npu_isa.isa.codec import decode
 from npu_isa.isa.ops import Conv
 from npu_isa.machine.config import load_machine
-from npu_isa.machine.numerics import MAX_MULTIPLIER, look_up, requantize
 from npu_sim.fast.time.model import simulate
 from npu_sim.random_programs.machines import RTL_SIZES, with_sizes
 from npu_sim.rtl import build as building
@@ -77,73 +76,6 @@ def test_every_product_and_every_code():
     made = compile_model(files, "rtl_arithmetic", here / "rtl_arithmetic.cpp", {}, [], CACHE)
     done = subprocess.run([str(made)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"{2 * 256 * (5 + 2 * 256)}\n")
-
-
-SLOT = ("param_write", "table_write", "row", "word", "sum_write", "residual", "go")
-SLOT += ("product", "leaky", "adds", "look_up", "low", "high")
-CORNERS = (-(1 << 31), -(1 << 31) + 1, -1, 0, 1, (1 << 31) - 1)
-MULTIPLIERS = (-MAX_MULTIPLIER, -1, 0, 1, MAX_MULTIPLIER)
-
-
-def extreme(rng, corners, low, high):
-    """Return a number of a range, often one of its corners."""
-    return int(rng.choice(corners)) if rng.random() < 0.5 else int(rng.integers(low, high + 1))
-
-
-def lane_slots(rng, blocks):
-    """Return slots, a row of numbers each, and what the lane has to make of them by npu_isa.machine.numerics.
-
-    Each block reads its parameters right behind the last value of the one before; some are a new table.
-    """
-    slots, expected, table = [], [], np.zeros(256, np.uint8)
-
-    def put(**values):
-        slots.append([values.get(name, 0) for name in SLOT])
-
-    for block in range(blocks):
-        if block % 8 == 0:
-            table = rng.integers(0, 256, 256, dtype=np.uint8)
-            for row, word in enumerate(table.view("<u4").tolist()):
-                put(table_write=1, row=row, word=word)
-        bias, shift = extreme(rng, CORNERS, CORNERS[0], CORNERS[-1]), extreme(rng, (1, 47), 1, 47)
-        mult, second = (extreme(rng, MULTIPLIERS, MULTIPLIERS[0], MULTIPLIERS[-1]) for _ in range(2))
-        for i, word in enumerate((bias, mult & 0xFFFF | shift << 16, second & 0xFFFF)):
-            put(param_write=1 << i, word=word & 0xFFFFFFFF)
-        kind = str(rng.choice(["plain", "leaky", "residual", "product"]))
-        limits = [(-128, 127), (0, 255), (-7, 100), (-32768, 32767)][int(rng.integers(4))]
-        looks = int(limits[1] < 256 and rng.random() < 0.5)
-        for _ in range(int(rng.integers(1, 6))):
-            acc, res = extreme(rng, CORNERS, CORNERS[0], CORNERS[-1]), extreme(rng, (-128, 255), -128, 255)
-            acc = extreme(rng, (-128, 0, 255), -128, 255) if kind == "product" or rng.random() < 0.3 else acc
-            flags = {"low": limits[0], "high": limits[1], "look_up": looks, "go": 1, "residual": res}
-            flags |= {"leaky": int(kind == "leaky"), "adds": int(kind == "residual"), "product": int(kind == "product")}
-            if kind == "product":
-                put(sum_write=1, word=acc & 0xFFFFFFFF)
-                put(**flags)
-            else:
-                put(sum_write=1, word=acc & 0xFFFFFFFF, **flags)
-            more = {} if kind in ("plain", "leaky") else {"residual": np.int64(res)}
-            more |= {kind: True} if kind in ("leaky", "product") else {}
-            scale = (np.int64(v) for v in (bias, mult, shift))
-            value = requantize(np.int64(acc), *scale, *limits, mult2=np.int64(second), **more)
-            value = look_up(value, table, unsigned=True) if looks else value
-            expected.append(int(value) & 0xFFFF)
-            if rng.random() < 0.2:
-                put()
-    return slots, expected
-
-
-@needs_tools
-def test_a_lane_of_the_vector_engine():
-    """Bias, both multipliers, residual, product, rounding, clamp and table of random and extreme numbers, gapless."""
-    here = Path(__file__).parent
-    parts = [f for f in sources() if f.stem in ("npu_pkg", "vector_lane", "lane_table")]
-    made = compile_model([*parts, here / "rtl_lane.sv"], "rtl_lane", here / "rtl_lane.cpp", {}, ["-Wall"], CACHE)
-    slots, expected = lane_slots(np.random.default_rng(0), 4000)
-    text = "\n".join(" ".join(map(str, slot)) for slot in slots)
-    done = subprocess.run([str(made)], input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert [int(line) for line in done.stdout.split()] == expected
 
 
 @needs_tools

@@ -8,7 +8,7 @@ it goes to the host as well.
 import math
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,12 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 
 from npu_compiler.frontend.arrange import gives
-from npu_compiler.frontend.importer import Constants, Importer, Refused, import_node
+from npu_compiler.frontend.importer import MAX_VALUES, Constants, Importer, Refused, import_node
 from npu_compiler.frontend.infer import Types, array_type, holds_graph, model_of, sizes, strict_types, tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line, fold_constant, read_constants
 
 MOST = 0.01  # of the multiply-accumulates: a refused node in the middle of a network is refused
-TRIED_VALUES = 1 << 25  # of the inputs and outputs of a node that is run once on zeros
+TRIED_VALUES = 1 << 20  # of the inputs and outputs of a node that is run once on zeros
 REASON = 200  # characters kept of a reason
 MOVED = "the machine cannot give its output in that form"
 
@@ -44,12 +44,14 @@ class Part:
         made: the values that they make.
         constants: values that are known, by name; the dequantized weights of QDQ models too.
         faults: what contradicts itself in the nodes, as far as is known of their inputs.
+        alone: each node as a model of its own, by its name, with the types of its outputs; where its inputs are known.
     """
 
     constants: Mapping[str, NDArray[Any]]
     nodes: list[tuple[onnx.NodeProto, str]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
+    alone: dict[str, tuple[onnx.ModelProto, Types]] = field(default_factory=dict)
 
     def reads(self) -> list[str]:
         """Return the values that the nodes read and do not make, constants left out, in the order of reading."""
@@ -63,7 +65,8 @@ class Part:
             if needed & set(filter(None, node.output)):
                 needed.update(node.input)
                 kept.append((node, reason))
-        return Part(self.constants, kept[::-1], {name for node, _ in kept for name in node.output if name}, self.faults)
+        made = {name for node, _ in kept for name in node.output if name}
+        return replace(self, nodes=kept[::-1], made=made)
 
 
 def cut(
@@ -136,15 +139,19 @@ def _take(
     try:
         one = model_of(node, types, part.constants, opsets)
         found = strict_types(one)
-        _try_on_zeros(one, found, part.constants)
+        if any(math.prod(sizes(made) or ()) > MAX_VALUES for made in found.values()):
+            raise ValueError("its output is too large")
     except Exception as error:  # the library raises many types: shapes, types or attributes contradict each other
         part.faults.append(f"node {node.name} contradicts itself: {first_line(error)}")
         return
     importer.types.update(found)
+    part.alone[node.name] = one, found
 
 
 def _check_operator(node: onnx.NodeProto, opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
     version = next((o.version for o in opsets if not o.domain), 1)
+    if not all(isinstance(word, str) for word in (node.name, *node.input, *node.output)):  # protobuf gives it as bytes
+        raise NotCutError(f"node {node.name!r}: a name is not text")
     if node.domain:
         raise NotCutError(f"node {node.name} ({node.op_type}) is of another domain, {node.domain}")
     if not defs.has(node.op_type, version):
@@ -181,32 +188,44 @@ def _input_types(part: Part, importer: Importer, node: onnx.NodeProto) -> Types 
     return types
 
 
-def _try_on_zeros(model: onnx.ModelProto, made: Types, constants: Mapping[str, NDArray[Any]]) -> None:
-    """Run a node of known sizes once: inference passes over what does not fit, as in the channels of a convolution.
+def _try_on_zeros(part: Part) -> None:
+    """Run each node once: inference passes over what does not fit, as in the channels of a convolution."""
+    for node, _ in part.nodes:
+        if node.name not in part.alone:
+            continue
+        model, made = part.alone[node.name]
+        feeds = _zeros(model, made, part.constants)
+        if feeds is None:
+            continue
+        try:
+            with np.errstate(all="ignore"):
+                ReferenceEvaluator(model).run(None, feeds)
+        except (NotImplementedError, RuntimeContextError):  # onnx does not run it in this opset; onnxruntime may
+            continue
+        except Exception as error:  # the library raises many types
+            raise NotCutError(f"node {node.name} contradicts itself: {first_line(error)}") from None
 
-    Not tried is a node that reads computed integers: zeros may be none that it takes.
+
+def _zeros(
+    model: onnx.ModelProto, made: Types, constants: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]] | None:
+    """Return inputs for a node on its own, or None where it is not tried.
+
+    That is where a size is not known, or large, or where it reads computed integers: zeros may be none that it takes.
     """
     feeds: dict[str, NDArray[Any]] = {}
-    count = 0
+    shapes = [sizes(found) for found in made.values()]
     for value in model.graph.input:
         shape = sizes(value.type)
-        if shape is None:
-            return
-        count += math.prod(shape)
+        shapes.append(shape)
         if value.name in constants:
             feeds[value.name] = constants[value.name]
-        elif value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            feeds[value.name] = np.zeros(shape, np.float32)
+        elif shape is not None and value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            feeds[value.name] = np.broadcast_to(np.float32(0), shape)
         else:
-            return
-    shapes = [sizes(found) for found in made.values()]
-    if None in shapes or count + sum(math.prod(shape or ()) for shape in shapes) > TRIED_VALUES:
-        return
-    try:
-        with np.errstate(all="ignore"):
-            ReferenceEvaluator(model).run(None, feeds)
-    except (NotImplementedError, RuntimeContextError):  # onnx does not run it in this opset; onnxruntime may
-        return
+            return None
+    known = [math.prod(shape) for shape in shapes if shape is not None]
+    return feeds if len(known) == len(shapes) and sum(known) <= TRIED_VALUES else None
 
 
 # -- the part as a model
@@ -230,10 +249,9 @@ def host_part(
     macs = sum(_macs(node, importer, part.constants) for node, _ in part.nodes)
     macs = -(-macs // importer.batch)
     if macs > MOST * (macs + machine_macs):
-        share = 100 * macs / (macs + machine_macs)
-        raise NotCutError(
-            f"with those behind them these nodes do {share:.1f} % of the multiply-accumulates, may do {100 * MOST:g} %"
-        )
+        share = f"{100 * macs / (macs + machine_macs):.1f} % of the multiply-accumulates, of {100 * MOST:g} % at most"
+        raise NotCutError(f"with those behind them these nodes do {share}")
+    _try_on_zeros(part)
     model = _model(part, importer, [name for name in outputs if name in part.made], opsets)
     try:
         onnx.checker.check_model(model)

@@ -58,6 +58,11 @@ class Steps:
     low: int
     high: int
 
+    @property
+    def range(self) -> tuple[float, int, int]:
+        """The scale, and the least and largest multiple of it."""
+        return self.scale, self.low, self.high
+
 
 class Importer:
     """The graph under construction.
@@ -100,6 +105,7 @@ class Importer:
         self._steps: set[str] = set()  # tensors that the ONNX model does not have
         self.integers: set[str] = set()  # outputs of QuantizeLinear
         self.quantized: dict[str, tuple[str, Steps]] = {}  # output of QuantizeLinear: the value that it quantizes
+        self.rounded: set[str] = set()  # outputs of DequantizeLinear, and other names of them
         self.weights: dict[str, tuple[NDArray[np.float32], NDArray[np.float32] | None]] = {}  # dequantized constants
         self.axes: dict[str, int] = {}  # of dequantized constants with several scales
         self.unkept: dict[str, str] = {}  # dequantized constants that cannot be weights, and why
@@ -163,6 +169,8 @@ class Importer:
         """Make the node's output another name of `source`, with its axes or those given."""
         value = self.value(source)
         self._values[node.output[0]] = value if order is None else Value(value.tensor, order)
+        if source in self.rounded:
+            self.rounded.add(node.output[0])
 
     def emit(self, made: Node, shape: tuple[int, ...], *, flat: bool = False, order: Axes | None = None) -> None:
         """Append a node that makes an ONNX value.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from npu_compiler.frontend import build
 from npu_compiler.frontend.arrange import as_image, image, tensor_axis
@@ -26,12 +27,19 @@ def _batchnorm(imp: Importer, node: onnx.NodeProto, constants: Constants) -> Non
     if tensor_axis(imp, value, 0) != 0:
         value = as_image(imp, value)
     tensor, order = value.tensor, value.order
-    statistics = [needed(node, i, constants, "statistics").astype(np.float64).reshape(-1) for i in range(1, 5)]
+    statistics = [_statistic(imp, node, i, constants) for i in range(1, 5)]
     if {a.size for a in statistics} != {imp.shapes[tensor][0]}:
         raise Refused(f"statistics of {[a.size for a in statistics]} channels, its input has {imp.shapes[tensor][0]}")
     gamma, beta, mean, var = statistics
     scale = gamma / np.sqrt(var + float(attrs.get("epsilon", 1e-5)))
     imp.finish(build.affine(imp, tensor, scale, beta - mean * scale), order)
+
+
+def _statistic(imp: Importer, node: onnx.NodeProto, index: int, constants: Constants) -> NDArray[np.float64]:
+    """Return a statistic; onnxruntime quantizes the factor of a normalization that is left to itself."""
+    quantized = imp.weights.get(node.input[index]) if index < len(node.input) else None
+    found = needed(node, index, constants, "statistics") if quantized is None else quantized[0]
+    return found.astype(np.float64).reshape(-1)
 
 
 @operator("LRN", limits="over channels: squares, a convolution, a power and a product, each rounded by itself")

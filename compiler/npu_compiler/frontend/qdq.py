@@ -29,6 +29,7 @@ from npu_compiler.graph.ir import (
     Concat,
     Conv,
     Crop,
+    Identity,
     Mosaic,
     Mul,
     Pool,
@@ -49,6 +50,11 @@ def _quantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None
     source = node.input[0]
     if imp.requantize:
         _keep_clamp(imp, node, source, steps)
+    elif source in imp.rounded and imp.quant[imp.value(source).tensor] != stored(*steps.range)[0]:
+        value = imp.value(source)  # quantized anew: what is rounded already is rounded again
+        made = Act(*imp.identity(node), value.tensor, Identity())
+        imp.emit(made, imp.shapes[value.tensor], flat=value.flat, order=value.order)
+        source = node.output[0]
     elif steps.low < 0 or source not in imp.plain:
         imp.same(node, source)
     else:  # whoever reads the value as it is must not get it clamped
@@ -120,6 +126,7 @@ def _dequantize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> No
         return
     if not imp.requantize and node.input[0] not in imp.assumed:  # assumed: the QuantizeLinear was refused
         _fix(imp, node, constants)
+        imp.rounded.add(node.output[0])
     imp.same(node, node.input[0])
 
 
@@ -131,7 +138,7 @@ def _fix(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     own = _steps(node, constants)
     if (own.scale, own.zero) != (given.scale, given.zero):
         raise Refused("QuantizeLinear and DequantizeLinear have different scales or zero points")
-    (fixed, *_), tensor = stored(given.scale, given.low, given.high), imp.value(source).tensor
+    (fixed, *_), tensor = stored(*given.range), imp.value(source).tensor
     if imp.quant.setdefault(tensor, fixed) != fixed:
         raise Refused("the tensor is quantized twice, with different scales")
 

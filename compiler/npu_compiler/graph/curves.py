@@ -6,17 +6,23 @@ result there.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import vectorize
 from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 Program = tuple[str | float, ...]
 
 
-@vectorize(cache=True)  # type: ignore[no-untyped-call, untyped-decorator]
+@cache
+def _compiled_erf() -> Callable[[Any], Any]:
+    from numba import vectorize  # here: whoever asks for help alone need not wait for it
+
+    return vectorize(cache=True)(_erf)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def _erf(x: float) -> float:
     return math.erf(x)
 
@@ -30,7 +36,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "reciprocal": np.reciprocal,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
-    "erf": _erf,
+    "erf": lambda x: _compiled_erf()(x),
     "softplus": lambda x: np.logaddexp(x, 0.0),
 }
 BINARY: dict[str, Callable[[Any, Any], Any]] = {

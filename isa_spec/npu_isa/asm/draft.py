@@ -119,14 +119,7 @@ class Draft:
             case ".host":
                 self._host_macs = self._only(statement, "host.macs", spot)
             case ".hostnode" | ".result":
-                assert value is not None
-                kind = "nodes" if head == ".hostnode" else "outputs"
-                part = {"name": value.value}
-                self._host[kind].append(part)
-                self._places.setdefault("host", spot)
-                self._fill(part, f"host.{kind}[{len(self._host[kind]) - 1}]", statement, line)
-                if kind == "outputs":
-                    part.setdefault("shape", None)
+                self._part_of_host(statement, line)
             case ".machine" | ".input":
                 if value is not None:
                     self._base = self._shipped(value)
@@ -251,6 +244,16 @@ class Draft:
             **{name: np.array(column, np.int32) for name, column in self._columns.items()},
         }
         return arrays, manifest
+
+    def _part_of_host(self, statement: Statement, line: int) -> None:
+        assert statement.value is not None
+        kind = "nodes" if statement.head == ".hostnode" else "outputs"
+        part = {"name": statement.value.value}
+        self._host[kind].append(part)
+        self._places.setdefault("host", (line, statement.column))
+        self._fill(part, f"host.{kind}[{len(self._host[kind]) - 1}]", statement, line)
+        if kind == "outputs":
+            part.setdefault("shape", None)
 
     def _host_part(self) -> dict[str, Any] | None:
         if self._host_macs is None and not any(self._host.values()):

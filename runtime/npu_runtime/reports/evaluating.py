@@ -167,8 +167,7 @@ def evaluate(
         ratios: percentages in 0..100.
         progress: called with the number of images done since the last call.
         classes: name of the output that labels belong to; if None the only output, or the first that is a vector.
-
-        float_model: the ONNX file that the binary was compiled from: how near the outputs come to its.
+        float_model: the ONNX file that the binary was compiled from: how near the outputs come to its; needs images.
 
     Raises:
         NpuError: a ratio outside 0..100.
@@ -176,7 +175,7 @@ def evaluate(
         DataError: images, labels or the float model do not fit the binary.
     """
     rows, hits, near = [], [], []
-    reference = None if float_model is None else FloatModel(float_model, session.binary)
+    reference = None if float_model is None or dataset is None else FloatModel(float_model, session.binary)
     labelled = dataset is not None and dataset.labels is not None
     output = class_output(session.binary.results, classes) if labelled or classes is not None else None
     for ratio in ratios:
@@ -188,9 +187,7 @@ def evaluate(
     in_8bit = next((h for row, h in zip(rows, hits, strict=True) if row.ratio_percent == 0), None)
     changed = (_with_change(row, h, in_8bit) for row, h in zip(rows, hits, strict=True))
     made = provenance(session)
-    table = None
-    if reference is not None and dataset is not None:
-        table = agreement_table(made | reference.provenance, near)
+    table = None if reference is None else agreement_table(made | reference.provenance, near)
     return RunReport(made, tuple(changed), _class_note(session, output), table)
 
 
@@ -215,7 +212,7 @@ def _run(
         which are right, or None without an output that is compared with labels.
     """
     _check_labels(dataset)
-    classes = 0
+    classes = 0 if output is None else math.prod(output.shape or ())
     best = []
     for first in range(0, len(dataset), STEP):
         images = dataset.images[first : first + STEP]
@@ -224,7 +221,6 @@ def _run(
             agreement.add(images, first, found)
         if output is not None:
             best.append(_answers(np.asarray(found[output.name]).reshape(len(images), -1), dataset))
-            classes = math.prod(output.shape or ())
         progress(len(images))
     if output is None or dataset.labels is None:
         return None

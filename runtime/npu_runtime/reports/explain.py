@@ -86,8 +86,13 @@ def where_it_went(session: Session) -> str:
     for part in PARTS:
         now, then = (getattr(u, part) / u.total * total for u, total in ((use, gain.cycles), (before, gain.cycles8)))
         lines.append(f"  {part:<10}{now / gain.cycles:>21.1%}{now:>10,.0f}{then:>9,.0f}   {MEANING[part]}")
-    host = [f"not in these cycles, on the host: {host_summary(binary)}"] if binary.host is not None else []
-    return "\n".join([*lines, *_top_layers(session), *_help_lines(session), *host]) + "\n"
+    return "\n".join([*lines, *_top_layers(session), *_help_lines(session)]) + "\n" + without_host(session)
+
+
+def without_host(session: Session) -> str:
+    """Return a line that says what the host does, in no cycle of a report; "" where it does nothing."""
+    host = host_summary(session.binary)
+    return f"not in these cycles, on the host: {host}\n" if host else ""
 
 
 def _top_layers(session: Session) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx
 from npu_isa.errors import ContainerError
 from npu_isa.file.binary import Binary
@@ -77,8 +76,6 @@ def _checked(data: bytes, where: str) -> onnx.ModelProto:
         raise _damaged(f"not a readable ONNX model: {text}", where) from None
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in proto.graph.initializer):
         raise _damaged("its constants lie in another file", where)
-    if any(np.prod([d.dim_value for d in value.type.tensor_type.shape.dim]) == 0 for value in proto.graph.input):
-        raise _damaged("an input has no known sizes", where)
     return proto
 
 

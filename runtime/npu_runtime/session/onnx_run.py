@@ -94,7 +94,7 @@ def _loaded(source: Path | bytes) -> tuple[str, list[str], Run]:
         return _reference(source)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1  # the same sums in the same order on every computer
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     data = source if isinstance(source, bytes) else str(source)
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

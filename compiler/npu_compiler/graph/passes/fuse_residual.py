@@ -10,8 +10,9 @@ def fuse_residual(graph: Graph) -> Graph:
 
     Expects batch normalization and activations folded. Of two such convolutions the later one is taken, since the
     other operand must exist by then. A LeakyReLU after the addition needs the second multiplier for itself and stays.
-    A QDQ model that fixes the convolution's own output keeps the addition, so that its rounding is kept; and so does a
-    network that gives that output.
+    A quantized model that fixes the convolution's own output keeps the addition, so that its rounding is kept. So does
+    one that fixes the weights alone: the factor of fixed weights has few bits left beside that of another tensor.
+    A network that gives the convolution's own output keeps it too.
     """
     nodes: dict[str, Node] = {}  # by output, in order
     gone: set[str] = set()
@@ -42,6 +43,7 @@ def _branch_end(graph: Graph, nodes: dict[str, Node], add: Add) -> Conv | None:
         for node in (nodes.get(add.a), nodes.get(add.b))
         if isinstance(node, Conv)
         and node.residual is None
+        and node.weight_scale is None
         and node.act == Identity()
         and node.out not in graph.quant
         and node.out not in graph.output_tensors

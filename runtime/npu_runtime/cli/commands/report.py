@@ -18,12 +18,12 @@ def add(sub: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a cycle report at one ratio."""
     from npu_runtime.reports.cycles import report
-    from npu_runtime.reports.explain import where_it_went
+    from npu_runtime.reports.explain import where_it_went, without_host
     from npu_runtime.session.session import Session
 
     session = Session(args.binary)
     session.set_ratio(args.ratio)
-    explained = args.format == "table" and args.by != "instruction"
     with first_run_notice():
-        put_result(report(session, args.by), args, "\n" + where_it_went(session) if explained else "")
+        more = without_host(session) if args.by == "instruction" else "\n" + where_it_went(session)
+        put_result(report(session, args.by), args, more if args.format == "table" else "")
     return 0
