@@ -139,7 +139,9 @@ def _blocks(order: Axes, block: int, mode: str, into_space: bool) -> Axes | None
     return joined((*rows[1], *cols[1], *order[0])), rows[0], cols[0]
 
 
-@operator("Identity", "Dropout", "Cast", element_wise=True, limits="for inference; a cast from float to float")
+@operator("Identity", element_wise=True, limits="all of it")
+@operator("Dropout", element_wise=True, limits="for inference; no mask")
+@operator("Cast", element_wise=True, limits="from float to float")
 def _identity(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if node.op_type == "Cast" and (attributes(node)["to"] not in FLOATS or node.input[0] in imp.integers):
         raise Refused("only a cast from float to float is supported")
