@@ -98,6 +98,31 @@ def two_tokens() -> Made:
     return Workload(load_machine("npu16"), code, constants, 4096, 2048, ((2304, 2320),)), [()], image
 
 
+def windows_follow() -> Made:
+    """Return a vec of two words a tap, whose second and third tap share banks, and right behind it one of one word.
+
+    Each reads its words in cycles of its own: the first words of those taps in the second one, then in the first.
+    """
+    sizes = {"array_cols": 32, "act_banks": 4, "vector_taps": 3}
+    machine = replace(load_machine("npu16"), **sizes).check()
+    pixels, pitch, loaded = 6, 5, 1 << Engine.LOAD
+    code = (
+        instruction("load", memory=Memory.PARAM, run=128 * 3),
+        instruction("load", push=1 << Engine.VECTOR, dram_addr=2048, run=16 * pitch * pixels),
+        instruction(
+            "vgeom", source=3, kernel_w=3, in_w=pixels, pixel_pitch=pitch, out_pixel_pitch=2, src_unsigned=1,
+            clamp_high=255,
+        ),
+        instruction("vec", pop=loaded, tile_w=pixels - 2, out_base=4096, lanes=32),
+        instruction("vec", push=1 << Engine.STORE, tile_w=pixels - 2, out_base=4160, lanes=16),
+        instruction("store", pop=1 << Engine.VECTOR, dram_addr=4096, addr=4096, run=16 * 2 * (pixels - 2)),
+        instruction("halt"),
+    )  # fmt: skip
+    constants = np.tile(np.array([0, 1 | 2 << 16, 0], "<u4")[:, None], 32).view(np.uint8).reshape(-1)
+    image = np.random.default_rng(0).integers(0, 256, (1, 16 * pitch * pixels), np.uint8)
+    return Workload(machine, code, constants, 8192, 2048, ((4096, 4096 + 32 * (pixels - 2)),)), [()], image
+
+
 def long_code() -> Made:
     """Return a program of setups that are dispatched faster than fetched, beside transfers that fill the bus.
 

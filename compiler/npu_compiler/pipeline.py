@@ -40,7 +40,7 @@ def import_model(
     Args:
         path: the file.
         observe: sees "import" and each graph pass.
-        requantize: ignore the activation quantization of a QDQ model, so that it is calibrated anew.
+        requantize: ignore the activation quantization of a quantized model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
         host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
 

@@ -17,22 +17,14 @@ from npu_isa.errors import NpuError
 from npu_isa.machine.config import load_machine
 from npu_runtime.session.session import Session
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantType
 
 from tests.equality import compare
 from tests.onnx_models import PIXELS, Net, example, images, model_input, run_onnx, save
+from tests.quantized_models import EIGHT_BITS, quantized_by_ort
 
 SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True}
 ANEW = "compile with --requantize and calibration data to quantize anew"
-EIGHT_BITS = QuantizeOptions(keep_first_8bit=False, keep_last_8bit=False, keep_small_8bit=False)
-
-
-class Reader(CalibrationDataReader):
-    def __init__(self):
-        self.batches = iter([{"x": model_input(images(8, seed))} for seed in range(4)])
-
-    def get_next(self):
-        return next(self.batches, None)
 
 
 @dataclass(frozen=True)
@@ -62,11 +54,7 @@ def make(tmp_path_factory):
     def build(activations=QuantType.QInt8, **options):
         path = folder / f"q{len(list(folder.iterdir()))}.onnx"
         extra = options.pop("extra_options", SYMMETRIC)
-        quantize_static(
-            source, path, Reader(), QuantFormat.QDQ, activation_type=activations, weight_type=QuantType.QInt8,
-            extra_options=extra, **options,
-        )  # fmt: skip
-        return Case(path)
+        return Case(quantized_by_ort(source, path, activations=activations, extra_options=extra, **options))
 
     return build
 

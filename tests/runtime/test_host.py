@@ -136,7 +136,7 @@ def test_assembly_text_that_is_wrong(compiled):
     with pytest.raises(AsmError, match=r"host\.macs is missing"):
         assemble(text.replace(".host 0\n", ""), "x.s")
     with pytest.raises(AsmError, match=r"host\.nodes\[0\]\.reason is missing"):
-        assemble(text.replace(' reason="operator not supported"', ""), "x.s")
+        assemble(text.replace(' reason="the machine divides by no computed sum"', ""), "x.s")
     with pytest.raises(AsmError, match=r"host\.outputs\[0\]\.shape = \[-1\]"):
         assemble(text.replace('.result "scores" shape=[7]', '.result "scores" shape=[-1]'), "x.s")
 
@@ -272,16 +272,16 @@ def test_agreement_is_that_of_the_whole_model(compiled, name, tmp_path):
 
 def test_what_the_host_does_in_words(compiled):
     lines = host_of(compiled["detector"])
-    assert lines[0] == "19 nodes of the model run on the host, 0 of 900,288 multiply-accumulates (0 %)"
-    assert lines[1] == "Reshape (reshape_6): to [1, 2, 7, 12, 12]: only flattening to (N, -1) is supported"
-    assert lines[-2] == "17 nodes behind: Add 2, Concat 3, Mul 2, Reshape 2, Sigmoid 2, Slice 4, Transpose 2"
+    assert lines[0] == "17 nodes of the model run on the host, 0 of 900,288 multiply-accumulates (0 %)"
+    assert lines[1] == "Transpose (transpose_7, transpose_21): the machine cannot give its output in that form"
+    assert lines[-2] == "15 nodes behind: Add 2, Concat 3, Mul 2, Reshape 2, Sigmoid 2, Slice 4"
     assert lines[-1] == "cycles and latency are those of the machine alone"
     part = compiled["softmax"].host
     twice = (*part.nodes, HostNode(name="other", operator="Softmax", reason=part.nodes[0].reason))
     changed = replace(compiled["softmax"], host=replace(part, nodes=twice, macs=10000))
     assert host_of(changed)[:2] == [
         "2 nodes of the model run on the host, 10,000 of 988,328 multiply-accumulates (1 %)",
-        "Softmax (scores, other): operator not supported",
+        "Softmax (scores, other): the machine divides by no computed sum",
     ]
 
 
@@ -291,17 +291,17 @@ def test_every_report_names_the_host(compiled, capsys, tmp_path):
     data, out, kept = (str(tmp_path / n) for n in ("data.npz", "x.npubin", "x.npuq"))
     call = ["compile", str(model), "--calibration", data, "--npuq", kept, "-o", out]
     assert main([*call, "--host", "none"]) == 1
-    assert "node scores (Softmax): operator not supported\n" in capsys.readouterr().err
+    assert "node scores (Softmax): the machine divides by no computed sum\n" in capsys.readouterr().err
     assert main(call) == 0
     said = capsys.readouterr().err
     assert "host: 1 node of the model run on the host, 0 of 978,328" in said
-    assert "host: Softmax (scores): operator not supported" in said
+    assert "host: Softmax (scores): the machine divides by no computed sum" in said
     assert main(["compile", kept, "-o", out]) == 0
-    assert "host: Softmax (scores): operator not supported" in capsys.readouterr().err
+    assert "host: Softmax (scores): the machine divides by no computed sum" in capsys.readouterr().err
     assert main(["quantize", str(model), "--calibration", data, "-o", kept]) == 0
     assert "host: 1 node of the model run on the host, 0 of 978,328" in capsys.readouterr().err
     assert main(["inspect", out]) == 0
-    assert "host            Softmax (scores): operator not supported" in capsys.readouterr().out
+    assert "host            Softmax (scores): the machine divides by no computed sum" in capsys.readouterr().out
     assert main(["report", out]) == 0
     assert "not in these cycles, on the host: Softmax 1" in capsys.readouterr().out
     assert main(["report", out, "--by", "instruction"]) == 0

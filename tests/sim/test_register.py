@@ -32,6 +32,7 @@ from tests.register_models import (
     instruction,
     positions,
     two_tokens,
+    windows_follow,
 )
 from tests.timing_models import causes_of
 
@@ -102,6 +103,16 @@ def test_of_tokens_that_come_together_the_first_engine_names_the_wait():
     row = dict(zip(CAUSES, found.causes[ENGINES.index("store")].tolist(), strict=True))
     assert row["token_load"] > 0
     assert row["token_vector"] == 0
+
+
+def test_the_last_words_of_a_window_are_read_by_its_own_plan():
+    """The vec behind it, whose words share no banks, begins in the cycle in which they are read."""
+    work, vectors, image = windows_follow()
+    agree(verify(work, vectors, ALL, image))
+    found = run(work.instructions, work.machine, work.constants, (), work.dram_bytes, image[0], work.input_address)
+    assert found.start[4] == found.issue_end[3]
+    assert found.issue_end[3] - found.start[3] == 3 + 4 * 2  # parameter rows, then two cycles a pixel
+    assert found.issue_end[4] - found.start[4] == 3 + 4
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 9])

@@ -39,8 +39,8 @@ def shown(model: Model, by: int | str) -> Difference | str | None:
 
 MATRIX, VECTOR = (
     f"            if front.may_decide({name.upper()}, r, changed):\n"
-    f"                news |= {name}.decide(t, r, f, m.{name})\n"
-    for name in ("matrix", "vector")
+    f"                news |= {name}.decide(t, r, f{more})\n"
+    for name, more in (("matrix", ", m.matrix"), ("vector", ""))
 )
 FAULTS = {
     "the shadow weights are free a cycle early": Fault(
@@ -116,6 +116,9 @@ FAULTS = {
     ),
     "one parameter row too few": Fault(
         "vector", 'reg["params"] = r["sizes"]["param_rows"]', 'reg["params"] = r["sizes"]["param_rows"] - 1', 102
+    ),
+    "the last words of a window are read by the next plan": Fault(
+        "clock", "vector.decide(t, r, f)", "vector.decide(t, r, f); vector.plan_window(r, m.vector)", "windows follow"
     ),
     "the shift does not travel with the product": Fault(
         "vector", "shift = lanes[SHIFT4, c]", "shift = lanes[SHIFT, c]", 102

@@ -3,32 +3,26 @@
 - Integer operators (QOperator): QLinearConv, QLinearMatMul and those of onnxruntime's domain. Their operands are
   dequantized, the float operator computes, its result is quantized. Operators that move integers, such as MaxPool or
   Reshape between them, are treated alike.
-- QONNX, as Brevitas, FINN and others export it: Quant(x, scale, zero point, bit width). Of a constant it becomes the
-  integers and their scale, of an activation a QuantizeLinear, a Clip of the integers to the bit width, and a
-  DequantizeLinear (QCDQ).
+- QONNX: `qonnx`.
 
 So the importer sees QDQ alone. What has no such form stays, with the reason why.
 
-Sources: ONNX operators QLinearConv-10, QLinearMatMul-10; onnxruntime's contributed operators (com.microsoft); QONNX,
-operators Quant and IntQuant.
+Sources: ONNX operators QLinearConv-10, QLinearMatMul-10; onnxruntime's contributed operators (com.microsoft).
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from npu_compiler.frontend.importer import Refused, attributes, text
+from npu_compiler.frontend import qonnx
+from npu_compiler.frontend.importer import Refused, attributes
+from npu_compiler.frontend.writer import Grid, Writer, inputs_of
 from npu_compiler.graph.ir import unique
 
-Array = NDArray[Any]
 MICROSOFT = "com.microsoft"
-QONNX = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
-ROUNDINGS = ("ROUND", "HALF_EVEN")  # of QONNX, half to even
 DYNAMIC = (
     "its scales are chosen at run time; quantize statically, as onnxruntime's quantize_static does, or give the float "
     "model"
@@ -48,83 +42,6 @@ MOVING = (
     "Concat", "DepthToSpace", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth",
     "Split", "Squeeze", "Transpose", "Unsqueeze", "Upsample",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Names of the scale and zero point of integers; axis of several scales."""
-
-    scale: str
-    zero: str
-    axis: int = 0
-
-
-@dataclass
-class Writer:
-    """The model being written anew.
-
-    Attributes:
-        constants: initializers and outputs of Constant nodes.
-        grids: of integers that are computed.
-        weights: dequantized constants: name of the integers, and their grid.
-        nodes: so far.
-        made: new initializers.
-        taken: names of nodes and values.
-    """
-
-    constants: dict[str, onnx.TensorProto]
-    taken: set[str]
-    grids: dict[str, Grid] = field(default_factory=dict)
-    weights: dict[str, tuple[str, Grid]] = field(default_factory=dict)
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    made: list[onnx.TensorProto] = field(default_factory=list)
-
-    def array(self, name: str, what: str) -> Array:
-        """Return a constant.
-
-        Raises:
-            Refused: it is none, or cannot be read.
-        """
-        if name not in self.constants:
-            raise Refused(f"{what} must be constant")
-        try:
-            return numpy_helper.to_array(self.constants[name])
-        except Exception:  # the library raises many types; all mean a damaged tensor
-            raise Refused(f"{what} cannot be read") from None
-
-    def constant(self, array: Array, base: str) -> str:
-        """Add an initializer and return its name."""
-        name = unique(base, self.taken)
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-        self.made.append(self.constants[name])
-        return name
-
-    def node(self, operator: str, inputs: Iterable[str], out: str, name: str, **attrs: Any) -> str:
-        """Append a standard node and return its output; an existing name, such as that of what it replaces, is kept."""
-        self.nodes.append(helper.make_node(operator, list(inputs), [out], name, **attrs))
-        return out
-
-    def dequantized(self, name: str, grid: Grid, owner: str, out: str = "") -> str:
-        """Return the real values of integers; with `out` the node takes the owner's place and name."""
-        title = owner if out else unique(f"{owner}.dequantize", self.taken)
-        out = out or unique(f"{name}.real", self.taken)
-        zero = grid.zero or self._zero_of(name)
-        if name in self.constants:
-            self.weights[out] = (name, grid)
-        operands = [name, grid.scale, zero] if zero else [name, grid.scale]
-        return self.node("DequantizeLinear", operands, out, title, axis=grid.axis)
-
-    def _zero_of(self, name: str) -> str:
-        """Return the zero point of computed integers if it is 0: who leaves it out means that, of their type."""
-        zero = self.grids[name].zero if name in self.grids else ""
-        return zero if zero and not self.array(zero, "the zero point").any() else ""
-
-    def quantized(self, source: str, grid: Grid, out: str, owner: str) -> None:
-        """Make integers of real values; `out` names them."""
-        if not grid.zero:
-            raise Refused("its result needs a zero point, which says the type")
-        self.node("QuantizeLinear", [source, grid.scale, grid.zero], out, unique(f"{owner}.quantize", self.taken))
-        self.grids[out] = grid
 
 
 def to_qdq(graph: onnx.GraphProto) -> dict[str, str]:
@@ -159,12 +76,12 @@ def _rewrite(w: Writer, node: onnx.NodeProto) -> None:
         _keep_pair(w, node)
         return
     form = FORMS.get((node.domain, node.op_type))
-    if node.domain in QONNX and node.op_type in ("Quant", "IntQuant"):
-        form = _quant
+    if node.domain in qonnx.DOMAINS and node.op_type in ("Quant", "IntQuant"):
+        form = qonnx.quant
     if form is not None:
         form(w, node)
         return
-    if node.domain in ("", MICROSOFT, *QONNX) and node.op_type in REASONS:
+    if node.domain in ("", MICROSOFT, *qonnx.DOMAINS) and node.op_type in REASONS:
         raise Refused(REASONS[node.op_type])
     if node.domain == MICROSOFT and node.op_type.startswith(("QLinear", "Q")):
         raise Refused("this integer operator is not supported; give the model in QDQ form (QuantFormat.QDQ)")
@@ -261,13 +178,6 @@ def _pad_value(w: Writer, node: onnx.NodeProto, made: onnx.NodeProto, grid: Grid
 # -- integer operators
 
 
-def _inputs(node: onnx.NodeProto, least: int, most: int) -> list[str]:
-    """Return the inputs, "" where left out."""
-    if not least <= len(node.input) <= most or not all(node.input[:least]):
-        raise Refused(f"it has {sum(map(bool, node.input))} inputs, needs {least}")
-    return [*node.input, *[""] * (most - len(node.input))]
-
-
 def _computed(
     w: Writer, node: onnx.NodeProto, operator: str, operands: list[str], result: Grid | None, **attrs: Any
 ) -> None:
@@ -294,7 +204,7 @@ def _products(w: Writer, source: str, weight: str, factor: float, base: str) -> 
 
 
 def _conv(w: Writer, node: onnx.NodeProto) -> None:
-    x, xs, xz, k, ks, kz, ys, yz, bias = _inputs(node, 8, 9)
+    x, xs, xz, k, ks, kz, ys, yz, bias = inputs_of(node, 8, 9)
     operands = [w.dequantized(x, Grid(xs, xz), node.name), w.dequantized(k, Grid(ks, kz, 0), node.name)]
     if bias:
         scale = _products(w, xs, ks, 1.0, node.name)
@@ -303,13 +213,13 @@ def _conv(w: Writer, node: onnx.NodeProto) -> None:
 
 
 def _matmul(w: Writer, node: onnx.NodeProto) -> None:
-    a, as_, az, b, bs, bz, ys, yz = _inputs(node, 8, 8)
+    a, as_, az, b, bs, bz, ys, yz = inputs_of(node, 8, 8)
     operands = [w.dequantized(a, Grid(as_, az), node.name), w.dequantized(b, Grid(bs, bz, 1), node.name)]
     _computed(w, node, "MatMul", operands, Grid(ys, yz))
 
 
 def _gemm(w: Writer, node: onnx.NodeProto) -> None:
-    a, as_, az, b, bs, bz, c, ys, yz = _inputs(node, 6, 9)
+    a, as_, az, b, bs, bz, c, ys, yz = inputs_of(node, 6, 9)
     attrs = attributes(node)
     axis = 0 if attrs.get("transB", 0) else 1
     operands = [w.dequantized(a, Grid(as_, az), node.name), w.dequantized(b, Grid(bs, bz, axis), node.name)]
@@ -359,80 +269,6 @@ def _concat(w: Writer, node: onnx.NodeProto) -> None:
         for x, xs, xz in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     ]
     _computed(w, node, "Concat", operands, Grid(ys, yz), **attributes(node))
-
-
-# -- QONNX
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Integers of a Quant: least, most, bits."""
-
-    low: int
-    high: int
-    bits: int
-
-
-def _range(w: Writer, node: onnx.NodeProto, bits_name: str) -> _Range:
-    attrs, given = attributes(node), w.array(bits_name, "the bit width").reshape(-1)
-    if given.size != 1 or not float(given[0]).is_integer():
-        raise Refused(f"bit width {given.tolist()}: must be one whole number")
-    bits, signed, narrow = int(given[0]), attrs.get("signed", 1), attrs.get("narrow", 0)
-    if not 2 <= bits <= 32:
-        raise Refused(f"{bits} bits: 2 to 8 are supported, 32 for constants such as a bias")
-    if signed:
-        return _Range(-(1 << bits - 1) + bool(narrow), (1 << bits - 1) - 1, bits)
-    return _Range(0, (1 << bits) - 1 - bool(narrow), bits)
-
-
-def _quant(w: Writer, node: onnx.NodeProto) -> None:
-    x, scale_name, zero_name, bits_name = _inputs(node, 4, 4)
-    rounding = text(attributes(node), "rounding_mode", "ROUND").upper()
-    if rounding not in ROUNDINGS:
-        raise Refused(f"rounding_mode {rounding}: only {ROUNDINGS[0]} (half to even) is supported")
-    scale, zero = w.array(scale_name, "the scale"), w.array(zero_name, "the zero point")
-    if zero.any():
-        raise Refused(f"zero point {zero.reshape(-1)[0]:g}: only 0 is supported in QONNX")
-    if not (scale.size and np.isfinite(scale).all() and (scale > 0).all()):
-        raise Refused("a scale is not a number above 0")
-    limits = _range(w, node, bits_name)
-    if x in w.constants:
-        _quant_constant(w, node, w.array(x, "the weight"), scale.astype(np.float32), limits)
-        return
-    if limits.bits > 8:
-        raise Refused(f"{limits.bits} bits: activations of 2 to 8 are supported")
-    kind: Any = np.int8 if limits.low < 0 else np.uint8
-    flat = scale.astype(np.float32).reshape(() if scale.size == 1 else scale.shape)
-    grid = Grid(w.constant(flat, f"{node.name}.scale"), w.constant(np.array(0, kind), f"{node.name}.zero"))
-    integers = unique(f"{node.name}.integers", w.taken)
-    w.quantized(x, grid, integers, node.name)
-    info = np.iinfo(kind)
-    if (limits.low, limits.high) != (info.min, info.max):
-        edges = [w.constant(np.array(v, kind), f"{node.name}.limit") for v in (limits.low, limits.high)]
-        clipped = unique(f"{node.name}.clipped", w.taken)
-        w.node("Clip", [integers, *edges], clipped, unique(f"{node.name}.clip", w.taken))
-        integers = clipped
-    w.node("DequantizeLinear", [integers, grid.scale, grid.zero], node.output[0], node.name)
-
-
-def _quant_constant(w: Writer, node: onnx.NodeProto, x: Array, scale: Array, limits: _Range) -> None:
-    """Write a quantized constant as its integers and their scale, by axis where there are several."""
-    if x.dtype.kind != "f" or not np.isfinite(x).all():
-        raise Refused("it quantizes a constant that is not finite floating point")
-    wide = [1] * (x.ndim - scale.ndim) + list(scale.shape)
-    several = [axis for axis, size in enumerate(wide) if size > 1]
-    fits = len(wide) == x.ndim and len(several) <= 1 and all(wide[a] == x.shape[a] for a in several)
-    if several and not fits:
-        raise Refused(f"scales of shape {list(scale.shape)} for a constant of shape {list(x.shape)}")
-    steps = x.astype(np.float32) / (scale.reshape(wide) if several else scale.reshape(()))
-    integers = np.clip(np.rint(steps), limits.low, limits.high)
-    kind: Any = np.int32 if limits.bits > 8 else np.int8 if limits.low < 0 else np.uint8
-    name = w.constant(integers.astype(kind), f"{node.name}.integers")
-    flat = scale.reshape(-1) if several else scale.reshape(())
-    grid = Grid(w.constant(flat, f"{node.name}.scale"), "", several[0] if several else 0)
-    w.weights[node.output[0]] = (name, grid)
-    operands = [name, grid.scale]
-    w.node("DequantizeLinear", operands, node.output[0], node.name, axis=grid.axis)
 
 
 Form = Callable[[Writer, onnx.NodeProto], None]

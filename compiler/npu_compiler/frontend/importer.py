@@ -14,7 +14,7 @@ from onnx import helper
 
 from npu_compiler.frontend.infer import sizes
 from npu_compiler.frontend.layout import Axes, image_axes, in_memory_order, size_of, whole
-from npu_compiler.graph.ir import Node, Shape, TensorQuant, unique
+from npu_compiler.graph.ir import ANEW, Node, Shape, TensorQuant, unique
 
 Constants = dict[str, NDArray[Any]]
 Order = tuple[int, ...]
@@ -380,6 +380,5 @@ def _check_kept(imp: Importer, node: onnx.NodeProto, name: str) -> None:
     axis = OUTPUT_AXES[node.op_type] - (node.op_type == "Gemm" and bool(attributes(node).get("transB", 0)))
     if imp.axes.get(name, axis) != axis:
         raise Refused(
-            f"scales on axis {imp.axes[name]} of the weights, which is not that of the outputs, {axis}; compile with "
-            "--requantize and calibration data to quantize anew"
+            f"scales on axis {imp.axes[name]} of the weights, which is not that of the outputs, {axis}; {ANEW}"
         )

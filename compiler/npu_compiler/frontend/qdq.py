@@ -21,6 +21,7 @@ from npu_compiler.frontend.importer import (
     scalar,
 )
 from npu_compiler.graph.ir import (
+    ANEW,
     Act,
     Add,
     Affine,
@@ -38,7 +39,6 @@ from npu_compiler.graph.ir import (
     stored,
 )
 
-ANEW = "compile with --requantize and calibration data to quantize anew"
 BYTES = {"int8": (-128, 127), "uint8": (0, 255)}
 INT8 = BYTES["int8"]
 

@@ -38,7 +38,7 @@ def read_onnx(
     Args:
         path: the file; one image input, one output or more. An opset that is not supported is converted, floating
             point of 16 and 64 bits read as float32; the graph's notes say so.
-        requantize: drop the activation quantization of a QDQ model, so that it is calibrated anew.
+        requantize: drop the activation quantization of a quantized model, so that it is calibrated anew.
         input_shape: shape of the image input, with or without the batch, where the model leaves sizes open.
         host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
 

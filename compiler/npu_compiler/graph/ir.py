@@ -58,6 +58,9 @@ class Curve:
     program: tuple[str | float, ...]
 
 
+ANEW = "compile with --requantize and calibration data to quantize anew"  # where a quantization cannot be kept
+
+
 @dataclass(frozen=True)
 class TensorQuant:
     """How a tensor is held in bytes, fixed by a quantized model or chosen; it takes no values outside `limits`.

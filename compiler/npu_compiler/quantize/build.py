@@ -55,7 +55,7 @@ from npu_compiler.qgraph.ir import (
 )
 from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, second_factor, shifts
 from npu_compiler.quantize.calibrate import F64
-from npu_compiler.quantize.offsets import Offset, offset_factors
+from npu_compiler.quantize.offsets import Offset, offset_factors, on_channels, padded
 from npu_compiler.quantize.prepare import Map, Prepared, dense_map, fused_curves, is_depthwise, is_wide
 from npu_compiler.quantize.scales import dense_weight, group_of_channel, weight_scales
 
@@ -112,11 +112,6 @@ def scatter(values: NDArray[Any], channel_map: Map, axis: int = 0) -> NDArray[An
     found = np.zeros((len(physical), *moved.shape[1:]), values.dtype)
     found[at] = moved[physical[at]]
     return np.moveaxis(found, 0, axis)
-
-
-def on_channels(tensor: QTensor, value: int) -> I32:
-    """Return a value on the channels that are used, 0 on the others."""
-    return np.where(np.array(tensor.channel_map) >= 0, value, 0).astype(np.int32)
 
 
 def _window_of(node: Conv | Pool) -> Window:
@@ -459,46 +454,16 @@ class Builder:
         return offset_factors(*factors, taps, zeros, f"node {node.name}")
 
     def _padded(self, node: Crop) -> None:
-        """Append what pads an image with the byte of its zero: the image, padded with byte 0, and such a border.
-
-        The border is the image of a tensor that is 1 everywhere: padding makes it 0 outside, and a factor and a bias
-        make of 1 and 0 the byte 0 and that of the zero.
-        """
-        src, window = self._read(node, node.src, Window())
-        out, zero = self.tensors[node.out], self.zeros[node.out]
-        sign = 1 if zero < 0 else -1
+        """Append what pads an image with the byte of its zero."""
+        src, _ = self._read(node, node.src, Window())
+        out = self.tensors[node.out]
         _, height, width = self.graph.shapes[node.src]
-        plain = TensorQuant(out.scale, signed=out.signed)
         ones, border = (unique(f"{node.out}.{part}", self.taken) for part in ("ones", "border"))
+        plain = TensorQuant(out.scale, signed=out.signed)
         self._tensor(ones, height, width, out.channel_map, plain)
         self._tensor(border, out.height, out.width, out.channel_map, plain)
-        window = Window(stride=node.stride, pad_top=node.pads[0], pad_left=node.pads[1])
-        none, one, shift = np.zeros(out.channels, np.int32), on_channels(out, 1), np.ones(out.channels, np.int32)
-        full = Clamp(*out.limits)
-        weight = np.zeros((out.channels, 1, 1), np.int8)
-        names = node.onnx_nodes
-        self.nodes += [
-            QWindow(ones, ones, names, src, Window(), Epilogue(one, 2 * one, shift, full), "mac", weight),
-            QWindow(
-                border,
-                border,
-                names,
-                ones,
-                window,
-                Epilogue(-sign * one, 2 * abs(zero) * one, shift, full),
-                "mac",
-                weight + np.int8(sign) * one.astype(np.int8)[:, None, None],
-            ),
-            QWindow(
-                node.name,
-                node.out,
-                names,
-                src,
-                window,
-                Epilogue(none, 2 * one, shift, full, Residual(border, 2 * one)),
-                "sum",
-            ),
-        ]
+        pads = Window(stride=node.stride, pad_top=node.pads[0], pad_left=node.pads[1])
+        self.nodes += padded(node.name, node.onnx_nodes, (src, ones, border), out, self.zeros[node.out], pads)
 
     # -- moving values
 

@@ -10,6 +10,8 @@ import numpy as np
 from npu_isa.errors import CompileError
 from npu_isa.machine.numerics import MAX_MULTIPLIER, MAX_SHIFT
 
+from npu_compiler.qgraph.ir import I32, Clamp, Epilogue, QNode, QTensor, QWindow, Residual, Window
+
 WEIGHTS = np.arange(1, 128)  # what a byte may be weighted by
 NEAR = np.arange(-3, 4)  # other factors that are tried, in their last places
 BYTE = 255  # steps that a value is away from its zero, at most
@@ -75,3 +77,41 @@ def offset_factors(factor: float, factor2: float, taps: int, zeros: tuple[int, i
     return Offset(
         at, int(bias[best]) - at * taps * x0, int(mult[best]), int(mult2[best]), int(shift[best]), float(error[best])
     )
+
+
+def on_channels(tensor: QTensor, value: int) -> I32:
+    """Return a value on the channels that are used, 0 on the others."""
+    return np.where(np.array(tensor.channel_map) >= 0, value, 0).astype(np.int32)
+
+
+def padded(
+    name: str, onnx_nodes: tuple[str, ...], tensors: tuple[str, str, str], out: QTensor, zero: int, window: Window
+) -> list[QNode]:
+    """Return what pads an image with the byte of its zero: the image, padded with byte 0, and such a border.
+
+    The border is that of a tensor which is 1 everywhere: padding makes it 0 outside, and a factor and a bias make of 1
+    and 0 the byte 0 and that of the zero.
+
+    Args:
+        name: of the last node.
+        onnx_nodes: that all stand for.
+        tensors: the image, the tensor of ones and the border.
+        out: the padded image.
+        zero: its byte.
+        window: 1x1, with stride and pads.
+    """
+    src, ones, border = tensors
+    sign = 1 if zero < 0 else -1
+    one, shift = on_channels(out, 1), np.ones(out.channels, np.int32)
+    nothing, whole = 0 * one, Clamp(*out.limits)
+    weight = (sign * one).astype(np.int8)[:, None, None]
+    made = (
+        (ones, src, Window(), Epilogue(one, 2 * one, shift, whole), 0 * weight),
+        (border, ones, window, Epilogue(-sign * one, 2 * abs(zero) * one, shift, whole), weight),
+    )
+    nodes: list[QNode] = [
+        QWindow(to, to, onnx_nodes, source, pads, epilogue, "mac", weights)
+        for to, source, pads, epilogue, weights in made
+    ]
+    epilogue = Epilogue(nothing, 2 * one, shift, whole, Residual(border, 2 * one))
+    return [*nodes, QWindow(name, out.name, onnx_nodes, src, window, epilogue, "sum")]

@@ -19,6 +19,7 @@ from dataclasses import replace
 from npu_isa.errors import UnsupportedError
 
 from npu_compiler.graph.ir import (
+    ANEW,
     Act,
     Activation,
     Add,
@@ -40,7 +41,6 @@ from npu_compiler.graph.ir import (
 )
 
 Fixed = dict[str, TensorQuant]
-ANEW = "compile with --requantize and calibration data to quantize anew"
 
 
 def place_zeros(graph: Graph, classes: Callable[[Graph], dict[str, str]]) -> Graph:

@@ -120,7 +120,7 @@ def compiled(sources: str) -> Callable[..., Any]:
             if front.may_decide(MATRIX, r, changed):
                 news |= matrix.decide(t, r, f, m.matrix)
             if front.may_decide(VECTOR, r, changed):
-                news |= vector.decide(t, r, f, m.vector)
+                news |= vector.decide(t, r, f)
             if front.may_decide(STORE, r, changed):
                 news |= dma.decide(t, 1, r, f)
             if front.may_decide(LOAD, r, changed):

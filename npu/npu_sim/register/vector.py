@@ -87,7 +87,7 @@ def port_masks(g: Any, o: Any, size: int) -> tuple[int, int]:
 
 
 @kernel
-def decide(t: int, r: Any, f: Front, v: Vector) -> bool:
+def decide(t: int, r: Any, f: Front) -> bool:
     """Accept, take tokens and ports, start: whatever is due in this cycle. Return whether anything was."""
     engine, done = r["engine"][VECTOR], False
     if engine["state"] == FREE:
@@ -107,13 +107,13 @@ def decide(t: int, r: Any, f: Front, v: Vector) -> bool:
         if take_ports(VECTOR, reads, writes, r, f):
             f.times[engine["op"], START] = t
             engine["state"] = WORK
-            begin(r, v)
+            begin(r)
             done = True
     return done
 
 
 @kernel
-def begin(r: Any, v: Vector) -> None:
+def begin(r: Any) -> None:
     """Set the counters for a vec or a `table`."""
     reg, g = r["vector"], r["word"][VGEOM_WORD]
     reg["param"] = reg["y"] = reg["x"] = reg["part"] = reg["tap_y"] = reg["tap_x"] = reg["sub"] = 0
@@ -123,15 +123,14 @@ def begin(r: Any, v: Vector) -> None:
     reg["params"] = r["sizes"]["param_rows"]
     if g["source"] == MAC:
         reg["params"] += (g["kernel_h"] * g["kernel_w"] + 3) // 4
-    if g["source"] != ACC:
-        plan_window(r, v)
 
 
 @kernel
 def plan_window(r: Any, v: Vector) -> None:
     """Give each word of a kernel row its cycle: in a step words of one bank follow each other, equal words are one.
 
-    The same for every pixel and kernel row; worked out while the parameter rows are read.
+    The same for every pixel and kernel row; worked out while the parameter rows are read, the first of which is issued
+    in the cycle in which the last words of the vec before are read by its own plan.
     """
     g, taps = r["word"][VGEOM_WORD], r["sizes"]["taps"]
     words, distance = words_of(r["word"][VEC_WORD]), g["dilation_x"] * g["pixel_pitch"]
@@ -178,6 +177,8 @@ def issue(t: int, r: Any, f: Front, v: Vector) -> None:
             read["raw"], control["row"] = 1, reg["param"]
             if reg["param"] == reg["params"]:
                 end_issue(t, control, r, f)
+        elif reg["param"] == 1 and g["source"] != ACC:
+            plan_window(r, v)
         return
     read["source"], read["src_unsigned"], read["res_unsigned"] = g["source"], g["src_unsigned"], g["res_unsigned"]
     read["byte"], read["lanes"] = o["out_byte"], o["lanes"]

@@ -13,7 +13,7 @@ from npu_runtime.cli.arguments import numbers_of, refuse, shape
 from npu_runtime.cli.paths import InputPath, kind_of
 from npu_runtime.data.preprocess import PreprocessOptions, preprocess_options
 
-MODEL_HELP = "float or QDQ model; opsets outside 11 to 21 are converted"
+MODEL_HELP = "float or quantized model; opsets outside 11 to 21 are converted"
 
 
 def add_model(parser: argparse.ArgumentParser, *kinds: str, text: str = MODEL_HELP, parts: bool = True) -> None:
@@ -52,7 +52,7 @@ def add_model(parser: argparse.ArgumentParser, *kinds: str, text: str = MODEL_HE
         ),
         *_add_options(quant, parts),
         quant.add_argument(
-            "--requantize", action="store_true", default=None, help="ignore the activation scales of a QDQ model"
+            "--requantize", action="store_true", default=None, help="calibrate activations of a quantized model anew"
         ),
     ]  # fmt: skip
     parser.set_defaults(quantizing=tuple(action.dest for action in added))

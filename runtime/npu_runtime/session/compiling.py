@@ -56,7 +56,7 @@ def prepare(
         preprocess: from pixels to the model's input; pixel / 255 if None, or the pixel where that takes bytes.
         options: quantization choices; the defaults if None.
         machine: what the network shall run on, if that is known: what it will refuse is refused now.
-        requantize: ignore the activation quantization of a QDQ model.
+        requantize: ignore the activation quantization of a quantized model.
         input_shape: N, C, H, W of a model that leaves sizes open.
         host: "auto": what is refused at the end of the model runs on the host; "none": it is refused.
         observe: see `npu_compiler.pipeline`.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def add(sub: Subparsers) -> None:
     """Add the command's parser."""
     parser = add_command(sub, "compile", run, "model to NPU binary", "Compile a model for a machine.")
-    add_model(parser, "npuq", text=".onnx (float or QDQ; opsets outside 11 to 21 are converted), or .npuq")
+    add_model(parser, "npuq", text=".onnx (float or quantized; opsets outside 11 to 21 are converted), or .npuq")
     add_hardware(parser)
     parser.add_argument(
         "-o", "--output", type=OutputFile, metavar="FILE.npubin", help="the binary (required without --print-after)"
