@@ -199,6 +199,29 @@ def test_transposed_convolution(name, biased, tmp_path):
     assert kinds(graph)["Conv"] == strides[0] * strides[1]
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_transposed_convolution_keeps_the_integers_of_a_quantized_model(group, tmp_path):
+    """Scales are those of the output channels; with groups each group has the same ones."""
+    net = Net((4, 6, 5), 17)
+    scales, zeros = net.constant([0.01, 0.02, 0.5]), net.constant([0] * 3, np.int8)
+    integers = net.constant(net.rng.integers(-127, 128, (4, 3, 2, 2)), np.int8)
+    weight = net.node("DequantizeLinear", integers, scales, zeros, axis=1)
+    made = net.node("ConvTranspose", "x", weight, strides=[2, 2], group=group)
+    graph = same_meaning(net, net.node("PRelu", made, weight_by_channel(net, 3 * group)), tmp_path)
+    convs = [n for n in graph.nodes if isinstance(n, Conv)]
+    assert len(convs) == 4
+    for conv in convs:
+        assert conv.weight_scale.tolist() == np.float32([0.01, 0.02, 0.5] * group).tolist()
+        steps = conv.weight / conv.weight_scale[:, None, None, None]
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+
+
+def weight_by_channel(net, channels):
+    """Slopes of a quantized model."""
+    integers = net.constant(np.arange(channels).reshape(-1, 1, 1), np.int8)
+    return net.node("DequantizeLinear", integers, net.constant(0.1), net.constant(0, np.int8))
+
+
 # -- resize
 
 COORDINATES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")

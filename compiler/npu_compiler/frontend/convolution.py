@@ -162,7 +162,7 @@ def _conv_transpose(imp: Importer, node: onnx.NodeProto, constants: Constants) -
     build.check_parts(math.prod(min(s, o) for s, o in zip(stride, out, strict=True)))
     rows, cols = (_phases(shape[1 + a], kernel[a], stride[a], dilation[a], begin[a], out[a]) for a in (0, 1))
     turned = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(outs, -1, *kernel)
-    kept = scale if scale is not None and scale.size == 1 else None
+    kept = None if scale is None else np.tile(scale.reshape(-1), 1 if scale.size == 1 else groups)  # each group's
     srcs, places = [], []
     for row in rows:
         for col in cols:

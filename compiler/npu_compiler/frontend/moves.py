@@ -1,6 +1,7 @@
 """ONNX operators that rename elements: Reshape, Transpose and their like; nothing is computed or moved."""
 
 import math
+from collections.abc import Callable
 
 import onnx
 
@@ -43,20 +44,30 @@ def _reshape(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
         raise Refused(f"to {given}: its input has shape {_text(own[1:])}")
     if len(target) < 2 or target[0] != imp.batch:
         raise Refused(f"to {given}: the batch axis must stay as it is")
-    value = imp.value(node.input[0])
-    order = _regrouped(value, target)
-    if order is None and len(value.order) <= 3:
-        value = as_image(imp, value)
-        order = _regrouped(value, target)
-    if order is None:
+
+    def regroup(value: Value) -> Axes | None:
+        return regrouped((a for axis in value.order for a in axis), target[1:])
+
+    if not _renamed(imp, node, regroup):
         raise Refused(
             f"to {given}: an axis of {_text(own[1:])} would be torn: axes can be joined, or split into factors"
         )
-    imp.finish(value.tensor, order)
 
 
-def _regrouped(value: Value, target: list[int]) -> Axes | None:
-    return regrouped((a for axis in value.order for a in axis), target[1:])
+def _renamed(imp: Importer, node: onnx.NodeProto, rename: Callable[[Value], Axes | None]) -> bool:
+    """Give a node's input other axes; where one would be torn it is moved to an image first. Return if that helps."""
+    value = imp.value(node.input[0])
+    order = rename(value)
+    if order is not None:
+        imp.same(node, node.input[0], order)
+        return True
+    if len(value.order) > 3:
+        return False
+    moved = as_image(imp, value)
+    order = rename(moved)
+    if order is not None:
+        imp.finish(moved.tensor, order)
+    return order is not None
 
 
 def _text(shape: tuple[int, ...]) -> str:
@@ -109,13 +120,8 @@ def _depth(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     into_space = node.op_type == "DepthToSpace"
     if channels % (block * block) if into_space else height % block or width % block:
         raise Refused(f"shape {_text((channels, height, width))} cannot be divided into blocks of {block}")
-    value = imp.value(name)
-    made = _blocks(value.order, block, mode, into_space)
-    if made is None:  # an axis would be torn
-        value = as_image(imp, value)
-        made = _blocks(value.order, block, mode, into_space)
-        assert made is not None
-    imp.finish(value.tensor, made)
+    renamed = _renamed(imp, node, lambda value: _blocks(value.order, block, mode, into_space))
+    assert renamed  # an image's axes can be divided
 
 
 def _blocks(order: Axes, block: int, mode: str, into_space: bool) -> Axes | None:
@@ -133,7 +139,9 @@ def _blocks(order: Axes, block: int, mode: str, into_space: bool) -> Axes | None
     return joined((*rows[1], *cols[1], *order[0])), rows[0], cols[0]
 
 
-@operator("Identity", "Dropout", "Cast", element_wise=True, limits="for inference; a cast from float to float")
+@operator("Identity", element_wise=True, limits="all of it")
+@operator("Dropout", element_wise=True, limits="for inference; no mask")
+@operator("Cast", element_wise=True, limits="from float to float")
 def _identity(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if node.op_type == "Cast" and (attributes(node)["to"] not in FLOATS or node.input[0] in imp.integers):
         raise Refused("only a cast from float to float is supported")

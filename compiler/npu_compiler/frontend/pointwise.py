@@ -16,7 +16,7 @@ from npu_compiler.frontend.importer import (
     Refused,
     Value,
     attributes,
-    needed,
+    needed_weights,
     operator,
     scalar,
     text,
@@ -79,7 +79,7 @@ def _leak(imp: Importer, value: Value, alpha: float | tuple[float, ...]) -> None
 
 @operator("PRelu", element_wise=True, limits="a constant slope, one or one per channel, of any sign and size")
 def _prelu(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
-    slope = needed(node, 1, constants, "the slope").astype(np.float64)
+    slope = needed_weights(imp, node, 1, constants, "the slope")[0].astype(np.float64)
     if np.unique(slope).size == 1:
         _leak(imp, imp.value(node.input[0]), float(slope.reshape(-1)[0]))
     else:
