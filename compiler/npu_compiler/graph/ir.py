@@ -229,16 +229,20 @@ class Place:
 
 def fill_once(size: tuple[int, int], parts: Iterable[tuple[Place, tuple[int, int]]]) -> bool:
     """Whether parts, each a place and its height and width, fill an image of a size, no pixel twice."""
-    seen = np.zeros(size, np.int64)
+    seen = np.zeros(size, np.bool_)
+    total = 0
     for at, (height, width) in parts:
-        rows = range(at.y, at.y + height * at.step_y, max(at.step_y, 1))
-        cols = range(at.x, at.x + width * at.step_x, max(at.step_x, 1))
-        if min(at.y, at.x) < 0 or len(rows) != height or len(cols) != width:
+        ends = at.y + (height - 1) * at.step_y + 1, at.x + (width - 1) * at.step_x + 1
+        if (
+            min(at.y, at.x) < 0
+            or min(at.step_y, at.step_x, height, width) < 1
+            or ends[0] > size[0]
+            or ends[1] > size[1]
+        ):
             return False
-        if rows[-1] >= size[0] or cols[-1] >= size[1]:
-            return False
-        seen[np.ix_(rows, cols)] += 1
-    return bool((seen == 1).all())
+        seen[at.y : ends[0] : at.step_y, at.x : ends[1] : at.step_x] = True
+        total += height * width
+    return total == seen.size and bool(seen.all())
 
 
 @dataclass(frozen=True, eq=False)
