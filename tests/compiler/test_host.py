@@ -110,7 +110,9 @@ def test_what_no_output_needs_is_left_out_with_a_note(tmp_path):
 
 def test_a_refused_node_in_the_middle(tmp_path):
     message = refusal(save(host_models.middle(), tmp_path), UnsupportedError, host="auto").message
-    assert message.startswith("node odd (Floor): a curve with any number of steps is not supported; node softmax_10 (Softmax): ")
+    assert message.startswith(
+        "node odd (Floor): a curve with any number of steps is not supported; node softmax_10 (Softmax): "
+    )
     assert message.endswith("these nodes do 47.1 % of the multiply-accumulates, of 1 % at most")
 
 
