@@ -2,7 +2,8 @@
 
 A node that is refused, and all that depends on its outputs, goes to the host; the rest is the machine's. The machine
 then gives the values that the host's nodes read. Where such a value has a form that it cannot give, the node that makes
-it goes to the host as well.
+it goes to the host as well, if that is little work and nothing else of the machine reads it; else the machine gives its
+tensor as it is, and the host puts it in order.
 """
 
 import math
@@ -29,6 +30,8 @@ MOST = 0.01  # of the multiply-accumulates: a refused node in the middle of a ne
 TRIED_VALUES = 1 << 20  # of the inputs and outputs of a node that is run once on zeros
 REASON = 200  # characters kept of a reason
 MOVED = "the machine cannot give its output in that form"
+TURNED = "puts a tensor of the machine in the model's order"
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose multiply-accumulates are counted
 
 
 class NotCutError(Exception):
@@ -47,7 +50,7 @@ class Part:
         alone: each node as a model of its own, by its name, with the types of its outputs; where its inputs are known.
     """
 
-    constants: Mapping[str, NDArray[Any]]
+    constants: ChainMap[str, NDArray[Any]]
     nodes: list[tuple[onnx.NodeProto, str]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
@@ -91,15 +94,50 @@ def cut(
         part = _walk(model, importer, moved, where).needed_for(outputs)
         own = [name for name in outputs if name not in part.made and not gives(importer, name)]
         wrong = [name for name in part.reads() if name in importer.integers or not gives(importer, name)] + own
-        if not wrong:
-            break
-        more = {maker[name] for name in wrong if name in maker} - moved
+        lost = next((name for name in wrong if name not in maker), None)
+        if lost is not None:
+            raise NotCutError(f"value {lost!r} is none that the machine can give")
+        more = {maker[name] for name in wrong if _moves(model.graph, maker[name], part, importer)}
         if not more:
-            raise NotCutError(f"value {wrong[0]!r} is none that the machine can give")
+            break
         moved |= more
+    for name in dict.fromkeys(wrong):
+        _put_in_order(part, importer, name)
     if part.faults:
         raise NotCutError(part.faults[0])
     return importer, part
+
+
+def _moves(graph: onnx.GraphProto, index: int, part: Part, importer: Importer) -> bool:
+    """Whether the host runs the node that makes a value of the wrong form, rather than put its tensor in order."""
+    node, ours = graph.node[index], {node.name for node, _ in part.nodes}
+    if any(name in importer.integers or not importer.known(name) for name in node.output if name):
+        return True
+    read = any(
+        set(node.output) & set(each.input)
+        for each in graph.node
+        if each.name not in ours and not part.constants.keys() >= set(each.output)
+    )
+    return node.op_type not in PRODUCTS and not read
+
+
+def _put_in_order(part: Part, importer: Importer, name: str) -> None:
+    """Let the host make a value of the tensor that holds its elements: a Transpose of the parts of its axes."""
+    shape, order = importer.full_shape(name), importer.value(name).order
+    atoms = [atom for axis in order for atom in axis]
+    held = sorted(atoms, key=lambda a: (a.axis, -a.stride))
+    raw = importer.view(f"{name}.tensor", name, tuple((atom,) for atom in held))
+    perm = [0, *(1 + held.index(atom) for atom in atoms)]
+    same = all(len(axis) == 1 for axis in order)
+    turned = name if same else importer.tensor_name(f"{name}.turned")
+    made = [helper.make_node("Transpose", [raw], [turned], importer.node_name(f"{name}.transpose"), perm=perm)]
+    if not same:
+        wanted = importer.tensor_name(f"{name}.shape")
+        part.constants[wanted] = np.array([importer.batch, *shape], np.int64)
+        made.append(helper.make_node("Reshape", [turned, wanted], [name], importer.node_name(f"{name}.reshape")))
+    part.nodes[:0] = [(node, TURNED) for node in made]
+    part.made.update(output for node in made for output in node.output)
+    importer.types[name] = tensor_type((importer.batch, *shape))
 
 
 def _walk(model: onnx.ModelProto, importer: Importer, moved: set[int], where: str) -> Part:
@@ -296,7 +334,7 @@ def _result_shape(name: str, part: Part, importer: Importer) -> tuple[int, ...] 
 
 def _macs(node: onnx.NodeProto, importer: Importer, constants: Mapping[str, NDArray[Any]]) -> int:
     """Return the multiply-accumulates of a node for all images that the model is made for."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op_type not in PRODUCTS:
         return 0
 
     def shape(name: str) -> tuple[int, ...]:

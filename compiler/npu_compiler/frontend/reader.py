@@ -17,7 +17,16 @@ from npu_compiler.frontend.arrange import gives, result
 from npu_compiler.frontend.forms import to_qdq
 from npu_compiler.frontend.host import NotCutError, cut, host_part
 from npu_compiler.frontend.image import Image, find_image
-from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, check_operator, import_node
+from npu_compiler.frontend.importer import (
+    FEW_PARTS,
+    MAX_PARTS,
+    OPERATORS,
+    Constants,
+    Importer,
+    Refused,
+    check_operator,
+    import_node,
+)
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
@@ -73,19 +82,23 @@ def _read(
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
 
-    def new_importer() -> Importer:
-        return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
+    refused, why = list[tuple[str, str, str]](), ""
+    for parts in (MAX_PARTS,) if host == "none" else (FEW_PARTS, MAX_PARTS):
 
-    importer = new_importer()
-    refused = _walk(model, importer, where, reasons)
-    if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
-        return _finish(outputs, importer, where, notes)
-    why = ""
-    if host == "auto":
-        try:
-            return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
-        except NotCutError as error:
-            why = f"; the host cannot run this: {error}" if str(error) else ""
+        def new_importer(parts: int = parts) -> Importer:
+            return Importer(
+                image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize, most_parts=parts
+            )
+
+        importer = new_importer()
+        refused = _walk(model, importer, where, reasons)
+        if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
+            return _finish(outputs, importer, where, notes)
+        if host == "auto":
+            try:
+                return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
+            except NotCutError as error:
+                why = f"; the host cannot run this: {error}" if str(error) else ""
     if refused:
         raise UnsupportedError(
             _refusals(refused) + why,
