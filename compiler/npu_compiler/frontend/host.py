@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 
 from npu_compiler.frontend.arrange import gives
+from npu_compiler.frontend.branches import taken
 from npu_compiler.frontend.importer import MAX_VALUES, Constants, Importer, Refused, import_node
 from npu_compiler.frontend.infer import Types, array_type, holds_graph, model_of, sizes, strict_types, tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line, fold_constant, read_constants
@@ -47,6 +48,7 @@ class Part:
         made: the values that they make.
         constants: values that are known, by name; the dequantized weights of QDQ models too.
         faults: what contradicts itself in the nodes, as far as is known of their inputs.
+        walked: all nodes of the model, in order.
         alone: each node as a model of its own, by its name, with the types of its outputs; where its inputs are known.
     """
 
@@ -54,6 +56,7 @@ class Part:
     nodes: list[tuple[onnx.NodeProto, str]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
+    walked: list[onnx.NodeProto] = field(default_factory=list)
     alone: dict[str, tuple[onnx.ModelProto, Types]] = field(default_factory=dict)
 
     def reads(self) -> list[str]:
@@ -87,17 +90,17 @@ def cut(
         NotCutError: a node is none that the host can run, or the machine cannot give what the host reads.
         ModelError: a damaged constant.
     """
-    maker = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
-    moved: set[int] = set()  # nodes that the machine can run, but the host must
+    moved: set[str] = set()  # nodes that the machine can run, but the host must
     while True:
         importer = new_importer()
         part = _walk(model, importer, moved, where).needed_for(outputs)
+        maker = {name: node for node in part.walked for name in node.output if name}
         own = [name for name in outputs if name not in part.made and not gives(importer, name)]
         wrong = [name for name in part.reads() if name in importer.integers or not gives(importer, name)] + own
         lost = next((name for name in wrong if name not in maker), None)
         if lost is not None:
             raise NotCutError(f"value {lost!r} is none that the machine can give")
-        more = {maker[name] for name in wrong if _moves(model.graph, maker[name], part, importer)}
+        more = {maker[name].name for name in wrong if _moves(maker[name], part, importer)}
         if not more:
             break
         moved |= more
@@ -108,14 +111,14 @@ def cut(
     return importer, part
 
 
-def _moves(graph: onnx.GraphProto, index: int, part: Part, importer: Importer) -> bool:
+def _moves(node: onnx.NodeProto, part: Part, importer: Importer) -> bool:
     """Whether the host runs the node that makes a value of the wrong form, rather than put its tensor in order."""
-    node, ours = graph.node[index], {node.name for node, _ in part.nodes}
+    ours = {each.name for each, _ in part.nodes}
     if any(name in importer.integers or not importer.known(name) for name in node.output if name):
         return True
     read = any(
         set(node.output) & set(each.input)
-        for each in graph.node
+        for each in part.walked
         if each.name not in ours and not part.constants.keys() >= set(each.output)
     )
     return node.op_type not in PRODUCTS and not read
@@ -140,18 +143,19 @@ def _put_in_order(part: Part, importer: Importer, name: str) -> None:
     importer.types[name] = tensor_type((importer.batch, *shape))
 
 
-def _walk(model: onnx.ModelProto, importer: Importer, moved: set[int], where: str) -> Part:
+def _walk(model: onnx.ModelProto, importer: Importer, moved: set[str], where: str) -> Part:
     """Import the nodes that the machine can run, but those of `moved`; the others are the host's."""
     constants, weights = read_constants(model.graph.initializer, where), Constants()
     part, opsets = Part(ChainMap(constants, weights)), model.opset_import
-    for index, node in enumerate(model.graph.node):
+    for node in taken(importer, model.graph.node, constants, where):
+        part.walked.append(node)
         before = next((name for name in node.input if name in part.made), None)
         try:
             if fold_constant(importer, node, constants, opsets):
                 continue
         except Refused as error:
             raise NotCutError(f"node {node.name}: {error}") from None
-        reason = f"reads {before}" if before is not None else MOVED if index in moved else None
+        reason = f"reads {before}" if before is not None else MOVED if node.name in moved else None
         if reason is None:
             try:
                 import_node(importer, node, constants)

@@ -14,6 +14,7 @@ from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
 from npu_compiler.frontend.arrange import gives, result
+from npu_compiler.frontend.branches import every_node, taken
 from npu_compiler.frontend.forms import to_qdq
 from npu_compiler.frontend.host import NotCutError, cut, host_part
 from npu_compiler.frontend.image import Image, find_image
@@ -78,7 +79,7 @@ def _read(
 ) -> Graph:
     """Return the graph of a model that is ready to be imported; see `read_onnx`."""
     outputs = _output_names(model.graph, where)
-    nodes = model.graph.node
+    nodes = list(every_node(model.graph.node))
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
 
@@ -172,7 +173,7 @@ def _walk(
     constants = read_constants(model.graph.initializer, where)
     declared = {v.name: v.type for v in model.graph.value_info if sizes(v.type) is not None}
     refused: list[tuple[str, str, str]] = []
-    for node in model.graph.node:
+    for node in taken(importer, model.graph.node, constants, where):
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue
