@@ -77,6 +77,7 @@ class Importer:
         plain: values that are read other than by QuantizeLinear.
         requantize: quantization of activations is dropped.
         most_parts: that an image may be cut into to move its values.
+        softmax_opset: of the model, where the machine computes a Softmax; 0 where that is refused.
     """
 
     def __init__(
@@ -87,9 +88,9 @@ class Importer:
         batch: int,
         names: Iterable[str],
         plain: set[str],
-        *,
         requantize: bool,
         most_parts: int = MAX_PARTS,
+        softmax_opset: int = 0,
     ) -> None:
         self.input = input_name
         self.batch = batch
@@ -99,6 +100,7 @@ class Importer:
         self.plain = plain
         self.requantize = requantize
         self.most_parts = most_parts
+        self.softmax_opset = softmax_opset
         self.assumed: set[str] = set()  # outputs of refused nodes that stand for tensors
         self.lost: set[str] = set()  # outputs of refused nodes that do not, and what is computed from them
         self.types: dict[str, onnx.TypeProto] = {}  # of outputs of refused nodes, where known

@@ -127,7 +127,7 @@ SUMS: dict[str, tuple[Curve | None, Curve | None]] = {  # what comes before and 
 
 
 @dataclass(frozen=True)
-class _Over:
+class Over:
     """What of a tensor is reduced.
 
     Attributes:
@@ -143,9 +143,9 @@ class _Over:
 def _reduce(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     before, after = SUMS[node.op_type]
 
-    def reduced(tensor: str, over: _Over) -> str:
+    def reduced(tensor: str, over: Over) -> str:
         tensor = tensor if before is None else build.activate(imp, tensor, before)
-        tensor = _sum(imp, tensor, over, mean=node.op_type == "ReduceMean")
+        tensor = sum_over(imp, tensor, over, mean=node.op_type == "ReduceMean")
         return tensor if after is None else build.activate(imp, tensor, after)
 
     _reduced(imp, node, constants, reduced)
@@ -155,20 +155,20 @@ def _reduce(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
 def _reduce_extreme(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     least = node.op_type == "ReduceMin"
 
-    def reduced(tensor: str, over: _Over) -> str:
+    def reduced(tensor: str, over: Over) -> str:
         tensor = build.affine(imp, tensor, -1, 0) if least else tensor
-        tensor = _greatest(imp, tensor, over)
+        tensor = greatest(imp, tensor, over)
         return build.affine(imp, tensor, -1, 0) if least else tensor
 
     _reduced(imp, node, constants, reduced)
 
 
-def _kernel(imp: Importer, tensor: str, over: _Over) -> tuple[int, int]:
+def _kernel(imp: Importer, tensor: str, over: Over) -> tuple[int, int]:
     _, height, width = imp.shapes[tensor]
     return (height if 1 in over.axes else 1, width if 2 in over.axes else 1)
 
 
-def _sum(imp: Importer, tensor: str, over: _Over, mean: bool) -> str:
+def sum_over(imp: Importer, tensor: str, over: Over, mean: bool) -> str:
     """Return a sum or a mean."""
     kernel = _kernel(imp, tensor, over)
     if kernel != (1, 1):
@@ -180,7 +180,7 @@ def _sum(imp: Importer, tensor: str, over: _Over, mean: bool) -> str:
     return build.conv(imp, tensor, weight)
 
 
-def _greatest(imp: Importer, tensor: str, over: _Over) -> str:
+def greatest(imp: Importer, tensor: str, over: Over) -> str:
     """Return a maximum."""
     kernel = _kernel(imp, tensor, over)
     if kernel != (1, 1):
@@ -192,7 +192,7 @@ def _greatest(imp: Importer, tensor: str, over: _Over) -> str:
     return maximum_of(imp, [build.choose(imp, tensor, each) for each in over.sets.T.tolist()])
 
 
-def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, reduced: Callable[[str, _Over], str]) -> None:
+def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, reduced: Callable[[str, Over], str]) -> None:
     """Reduce the axes that a node names."""
     attrs, name = attributes(node), node.input[0]
     given = attrs.get("axes", integers(node, 1, constants, "axes"))
@@ -206,7 +206,7 @@ def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, reduced:
         places = {imp.axis(name, int(a)) - 1 for a in given}
     if -1 in places:
         raise Refused("the batch axis cannot be reduced")
-    value, over, left = _reduction(imp, imp.value(name), places)
+    value, over, left = reduction(imp, imp.value(name), places)
     if not attrs.get("keepdims", 1):
         left = tuple(axis for i, axis in enumerate(left) if i not in places)
     if not left:
@@ -214,7 +214,7 @@ def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, reduced:
     imp.finish(reduced(value.tensor, over), left)
 
 
-def _reduction(imp: Importer, value: Value, places: set[int]) -> tuple[Value, _Over, Axes]:
+def reduction(imp: Importer, value: Value, places: set[int]) -> tuple[Value, Over, Axes]:
     """Return a value, moved to an image if it must be, what of its tensor some axes of it are, and what is left."""
     gone = {a for i in places for a in value.order[i]}
     if not all({a.axis for a in gone} & {axis} <= {0} or set(axis_atoms(value.order, axis)) <= gone for axis in (1, 2)):
@@ -229,4 +229,4 @@ def _reduction(imp: Importer, value: Value, places: set[int]) -> tuple[Value, _O
         sets = turned.reshape(size_of(kept), -1)
     moved = {atom: Atom(0, atom.size, size_of(kept[i + 1 :])) for i, atom in enumerate(kept)}
     left = tuple(joined(moved.get(a, a) for a in axis if a not in gone) for axis in value.order)
-    return value, _Over(frozenset(a.axis for a in gone) - {0}, sets), left
+    return value, Over(frozenset(a.axis for a in gone) - {0}, sets), left

@@ -83,16 +83,15 @@ def _read(
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
 
-    refused, why = list[tuple[str, str, str]](), ""
-    for parts in (MAX_PARTS,) if host == "none" else (FEW_PARTS, MAX_PARTS):
+    opset = next((o.version for o in model.opset_import if not o.domain), 1)
+    refusal = ""
+    for parts, softmax in ((MAX_PARTS, 0),) if host == "none" else ((FEW_PARTS, 0), (MAX_PARTS, 0), (MAX_PARTS, opset)):
 
-        def new_importer(parts: int = parts) -> Importer:
-            return Importer(
-                image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize, most_parts=parts
-            )
+        def new_importer(parts: int = parts, softmax: int = softmax) -> Importer:
+            return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize, parts, softmax)
 
         importer = new_importer()
-        refused = _walk(model, importer, where, reasons)
+        refused, why = _walk(model, importer, where, reasons), ""
         if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
             return _finish(outputs, importer, where, notes)
         if host == "auto":
@@ -100,13 +99,11 @@ def _read(
                 return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
             except NotCutError as error:
                 why = f"; the host cannot run this: {error}" if str(error) else ""
-    if refused:
-        raise UnsupportedError(
-            _refusals(refused) + why,
-            where,
-            f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model",
-        )
-    return _finish(outputs, importer, where, notes)
+        if not refused and parts == MAX_PARTS:
+            return _finish(outputs, importer, where, notes)  # which says what is wrong
+        refusal = refusal if softmax else _refusals(refused) + why
+    hint = f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+    raise UnsupportedError(refusal, where, hint)
 
 
 def _cut(
