@@ -85,7 +85,7 @@ def suppressed() -> onnx.ModelProto:
 def middle() -> onnx.ModelProto:
     """Return a classifier with an operator in the middle that the machine cannot run."""
     net = backbone()
-    net.node("Softsign", net.node("Relu", "body"), name="odd")
+    net.node("Floor", net.node("Relu", "body"), name="odd")
     last = net.node("Relu", net.conv("odd", 24, 24, (3, 3), pads=[1] * 4))
     return net.model(net.node("Softmax", net.node("Flatten", net.node("GlobalAveragePool", last)), axis=1))
 

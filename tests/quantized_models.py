@@ -1,6 +1,7 @@
 """Models quantized by onnxruntime, and how far integers are from what the model says."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ EIGHT_BITS = QuantizeOptions(keep_first_8bit=False, keep_last_8bit=False, keep_s
 
 
 class Batches(CalibrationDataReader):
-    """Calibration images of the example networks."""
+    """Batches of calibration images, by the name of the input; those of the example networks if none are given."""
 
-    def __init__(self) -> None:
-        self.batches = iter([{"x": model_input(images(8, seed))} for seed in range(4)])
+    def __init__(self, batches: Iterable[dict[str, np.ndarray]] | None = None) -> None:
+        self.batches = iter([{"x": model_input(images(8, seed))} for seed in range(4)] if batches is None else batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next batch."""
@@ -39,6 +40,7 @@ def quantized_by_ort(
     form: QuantFormat = QuantFormat.QDQ,
     activations: QuantType = QuantType.QUInt8,
     weights: QuantType = QuantType.QInt8,
+    batches: Iterable[dict[str, np.ndarray]] | None = None,
     **options: Any,
 ) -> Path:
     """Quantize a model file with onnxruntime's static quantizer; `options` are its own. Returns the path made."""
@@ -46,7 +48,7 @@ def quantized_by_ort(
     logging.disable(logging.WARNING)  # it advises to prepare the model
     try:
         quantize_static(
-            source, made, Batches(), form, activation_type=activations, weight_type=weights, extra_options=extra,
+            source, made, Batches(batches), form, activation_type=activations, weight_type=weights, extra_options=extra,
             **options,
         )  # fmt: skip
     finally:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from npu_compiler.graph.curves import BINARY, UNARY, after, curve, well_formed
 from npu_compiler.graph.float_eval import evaluate
-from npu_compiler.graph.ir import Act, Add, Affine, Conv, Curve, Graph, LeakyRelu, Mul, Pool
+from npu_compiler.graph.ir import Act, Add, Affine, Clip, Conv, Curve, Graph, LeakyRelu, Mul, Pool
+from npu_compiler.graph.passes import optimize
 from npu_compiler.graph.passes.verify import shape_of
 from npu_compiler.options import QuantizeOptions
 from npu_compiler.outputs import Output
@@ -170,3 +171,36 @@ def test_slopes_of_any_sign_and_size():
 def test_a_factor_below_zero_without_weights():
     graph = network(Affine("a", "a", (), "x", *np.float32([[-1, -2, 3, 0.5], [0, 1, 0, -1]])), act("b", "a", SILU))
     assert sqnr(graph, quantized(graph)) > 30
+
+
+@pytest.mark.parametrize("program", [("x", "log"), ("x", "reciprocal"), ("x", -0.5, "pow")])
+def test_a_curve_that_leaves_the_numbers_at_0(program):
+    """Byte 0 stands for values that are near 0, and looks up what is infinite: the table's end."""
+    graph = network(
+        conv("a", "x", 24, 4),
+        act("b", "a", Curve(("x", "x", "mul", 1e-2, "add"))),
+        Pool("c", "c", (), "b", "avg", (2, 2), (2, 2)),
+        act("d", "c", Curve(program)),
+        conv("e", "d", 5, 24),
+    )
+    assert sqnr(graph, quantized(graph)) > 15
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 1e-3, 1e-5])
+def test_what_is_zero_on_all_images_ruins_no_sum(magnitude):
+    graph = network(
+        conv("a", "x", 24, 4),
+        Affine("small", "small", (), "a", np.full(24, magnitude, np.float32), np.zeros(24, np.float32)),
+        conv("zero", "x", 24, 4, spread=0.0, act=Clip(low=0.0)),
+        Add("sum", "sum", (), "small", "zero"),
+        Affine("large", "large", (), "sum", np.full(24, 1 / magnitude, np.float32), np.zeros(24, np.float32)),
+        conv("b", "large", 5, 24),
+    )
+    graph.nodes[2].bias[:] = 0
+    assert sqnr(graph, quantized(graph)) > 25
+
+
+def test_programs_do_not_grow_without_end():
+    nodes = [Add(f"a{i}", f"a{i}", (), *([f"a{i - 1}" if i else "x"] * 2)) for i in range(40)]
+    made = optimize(network(conv("x0", "x", 4, 4), *nodes))
+    assert max(len(n.act.program) for n in made.nodes if isinstance(n, Act)) < 1024

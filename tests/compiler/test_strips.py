@@ -14,7 +14,18 @@ from npu_compiler.backend.strips import Cut, Job, Passing, even_cuts, moved_byte
 from npu_compiler.backend.tiles import tiling_of
 from npu_compiler.backend.transfers import Operand
 from npu_compiler.outputs import Output
-from npu_compiler.qgraph.ir import Clamp, Epilogue, Preprocess, QFold, QTensor, QuantizedGraph, QWindow, Window
+from npu_compiler.qgraph.ir import (
+    Clamp,
+    Epilogue,
+    Place,
+    Preprocess,
+    QFold,
+    QMosaic,
+    QTensor,
+    QuantizedGraph,
+    QWindow,
+    Window,
+)
 from npu_isa.check.program import check_binary
 from npu_isa.errors import CompileError
 from npu_isa.isa.codec import decode
@@ -22,8 +33,9 @@ from npu_isa.isa.ops import Load, Store
 from npu_isa.isa.resolve import resolve
 from npu_isa.machine.config import load_machine
 from npu_isa.machine.timing import transfer
+from npu_runtime.session.session import Session
 
-from tests.equality import tiny_machine
+from tests.equality import compare, tiny_machine
 from tests.qgraphs import random_qgraph
 
 NPU16 = load_machine("npu16")
@@ -185,3 +197,41 @@ def test_refusal_of_dram_and_of_a_machine_of_ones_own():
     with pytest.raises(CompileError, match=f"the network needs [0-9]+ bytes of DRAM, the machine has {size}") as found:
         check_fit(graph, replace(NPU16, name="mine", dram_bytes=size))
     assert found.value.hint.endswith("in its description")
+
+
+def stacked(width, parts, channels, *, below):
+    """Return a network that copies an image of one row into the rows, or the columns, of a larger one."""
+    channel_map = tuple(range(channels))
+    size = (parts, width) if below else (1, parts * width)
+    names = {"image": (1, width), "gathered": (1, width), "whole": size, "out": size}
+    names |= {f"part{i}": (1, width) for i in range(parts)}
+    tensors = {n: QTensor(n, *s, channels, 1.0, False, channel_map) for n, s in names.items()}
+    one = np.ones(channels, np.int32)
+    e = Epilogue(0 * one, 2 * one, one, Clamp(0, 255))
+    places = tuple(Place(i, 0, parts, 1) if below else Place(0, i, 1, parts) for i in range(parts))
+    nodes = (
+        QFold("fold", "gathered", (), "image", Window()),
+        *(QWindow(f"copy{i}", f"part{i}", (), "gathered", Window(), e, "sum") for i in range(parts)),
+        QMosaic("mosaic", "whole", (), tuple(f"part{i}" for i in range(parts)), places),
+        QWindow("last", "out", (), "whole", Window(), e, "sum"),
+    )
+    pre = Preprocess(1.0, (0.0,) * channels, (1.0,) * channels, (), ())
+    table = np.tile(np.arange(256, dtype=np.uint8), (channels, 1))
+    outputs = (Output("out", "out", (channels, *size)),)
+    return QuantizedGraph("net", nodes, tensors, "image", outputs, pre, table)
+
+
+def test_rows_further_apart_than_instructions_count_pass_through_dram():
+    graph, machine = stacked(512, 8, 256, below=True), load_machine("npu128")
+    plan = make_plan(graph, machine)
+    assert 8 * plan.pitches["whole"].row > 65535
+    assert "whole" in plan.dram
+    session = Session(compile_quantized(graph, machine))
+    images = np.random.default_rng(0).integers(0, 256, (1, 1, 512, 256), dtype=np.uint8)
+    assert compare(graph, session, images, ()).difference is None
+
+
+def test_pixels_further_apart_in_dram_than_instructions_count_are_refused():
+    with pytest.raises(CompileError) as caught:
+        check_fit(stacked(64, 16, 4096, below=False), replace(load_machine("npu128"), act_region_bytes=1 << 17))
+    assert "its pixels lie 65536 bytes apart in DRAM, as every 16th of 'whole'" in str(caught.value)

@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from npu_isa.isa.ops import Geom
+from npu_isa.isa.tables import BY_NAME
 from npu_isa.machine import timing
 from npu_isa.machine.config import ACT_REGIONS, MachineConfig
 
 from npu_compiler.qgraph.ir import Place, QConcat, QConv, QFold, QMosaic, QNode, QTensor, QuantizedGraph, QWindow
 
 WHOLE = Place()
+MOST = {o.name: o.most for name in ("vgeom", "store") for o in BY_NAME[name].operands}  # values of operands
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Pitch:
     def of(self, view: View) -> "Pitch":
         """Return the pitches of a view of a root that has these."""
         return Pitch(self.pixel * view.place.step_x, self.row * view.place.step_y)
+
+    @property
+    def in_reach(self) -> bool:
+        """Whether instructions can count as far."""
+        return self.pixel <= MOST["out_pixel_pitch"] and self.row <= MOST["out_row_pitch"]
 
 
 @dataclass(frozen=True)

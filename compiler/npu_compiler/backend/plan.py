@@ -6,9 +6,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from npu_isa.errors import CompileError
 from npu_isa.machine.config import WORD_BYTES, MachineConfig
 
-from npu_compiler.backend.memory import Buffer, Pitch, View, choose_pitch, folded, place, views, words_per_pixel
+from npu_compiler.backend.memory import MOST, Buffer, Pitch, View, choose_pitch, folded, place, views, words_per_pixel
 from npu_compiler.backend.strips import Job, Passing, Strip, buffer_words, choose_cut, held, strips_of
 from npu_compiler.backend.tiles import Tiling, tiling_of
 from npu_compiler.qgraph.ir import Assembled, QConv, QFold, QNode, QTensor, QuantizedGraph, QWindow
@@ -108,6 +109,7 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
     index = {n.name: i for i, n in enumerate(graph.nodes)}
     planner = _Planner(graph, machine, where, pitches, folds, index, _lifetimes(graph, where))
     spilled, packed = {where[t].root for t in graph.output_tensors}, set[str]()
+    spilled |= {v.root for v in where.values() if v.root in pitches and not pitches[v.root].of(v).in_reach}
     while True:
         plans = [planner.node(n, spilled) for n in graph.computed]
         buffers = _buffers(planner, plans, spilled, packed)
@@ -121,8 +123,22 @@ def make_plan(graph: QuantizedGraph, machine: MachineConfig) -> Plan:
             strips = [b.name for b in buffers if b.first == placed.first]
             assert not packed & set(strips), placed
             packed |= set(strips)
+    _check_reach(graph, where, spilled)
     dram, total = _dram_layout(graph, sorted(spilled), where)
     return Plan(graph, machine, where, pitches, tuple(plans), placed, dram, total, folds)
+
+
+def _check_reach(graph: QuantizedGraph, where: Mapping[str, View], spilled: set[str]) -> None:
+    """Raise CompileError if pixels of a tensor lie further apart in DRAM than instructions can count."""
+    for name, view in where.items():
+        apart = words_per_pixel(graph.tensors[view.root]) * view.place.step_x * WORD_BYTES
+        if view.root in spilled and apart > MOST["dram_col_pitch"]:
+            raise CompileError(
+                f"its pixels lie {apart} bytes apart in DRAM, as every {view.place.step_x}th of {view.root!r}; "
+                f"instructions count to {MOST['dram_col_pitch']}",
+                f"tensor {name}",
+                "use fewer channels, or a smaller factor, where an image is put together",
+            )
 
 
 def _root_users(graph: QuantizedGraph, where: Mapping[str, View]) -> dict[str, list[tuple[QNode, QTensor]]]:

@@ -169,7 +169,7 @@ def _full_width(job: Job) -> Cut | None:
     heights = [*range(1, min(tile, height)), *(min(height, i) for i in range(tile, height + tile, tile))]
     for rows in reversed(heights):
         cut = Cut(rows, job.out.width, job.tiling.columns, 1 if rows == height else 2)
-        if needed_words(job, cut) <= job.machine.act_words // 2:
+        if _in_reach(job, cut) and needed_words(job, cut) <= job.machine.act_words // 2:
             return cut
     return None
 
@@ -180,14 +180,19 @@ def _fitting(job: Job, buffers: int, dense: bool) -> Iterator[Cut]:
     unit = _whole_groups(job)
     whole = Cut(height, width, columns, 1, dense)
     memory = job.machine.act_words
-    if needed_words(job, whole) <= memory:
+    if _in_reach(job, whole) and needed_words(job, whole) <= memory:
         yield whole
     for cols in even_cuts(width):
         for units in even_cuts(-(-columns // unit)):
             options = [Cut(rows, cols, min(units * unit, columns), buffers, dense) for rows in even_cuts(height)]
             fit = bisect_left(options, True, key=lambda c: needed_words(job, c) > memory)
-            if fit:
+            if fit and _in_reach(job, options[fit - 1]):
                 yield options[fit - 1]
+
+
+def _in_reach(job: Job, cut: Cut) -> bool:
+    """Whether instructions can count the pitches of all buffers of a cut; more rows do not change them."""
+    return all(held(job, cut, p)[1].in_reach for p in job.passing)
 
 
 def even_cuts(total: int) -> list[int]:

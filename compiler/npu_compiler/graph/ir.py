@@ -7,7 +7,7 @@ product is a convolution; flattening has no node (a Gemm after it is a convoluti
 every place that a new member must touch.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal, assert_never
@@ -94,6 +94,13 @@ class TensorQuant:
         """Least and largest value of the tensor, in steps of `scale`."""
         low, high = self.integers
         return low - self.zero, high - self.zero
+
+    def clamped(self, clip: Clip) -> tuple[int, int]:
+        """Return the least and the largest integer that a clip leaves."""
+        low, high = self.integers
+        least = int(np.rint(max(clip.low / self.scale, low - self.zero))) + self.zero
+        most = int(np.rint(min(clip.high / self.scale, high - self.zero))) + self.zero
+        return max(low, least), min(high, most)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -346,13 +353,26 @@ def inputs(node: Node) -> tuple[str, ...]:
     assert_never(node)
 
 
-def walk_back(graph: Graph, tensor: str) -> Iterator[Node]:
-    """Yield the producer of a tensor, then the producer of its first input, and so on."""
-    made = {n.out: n for n in graph.nodes}
-    while tensor in made:
-        node = made[tensor]
-        yield node
-        tensor = inputs(node)[0]
+def keeps_values(node: Node) -> bool:
+    """Whether every value of a node's output is one of an operand (or zero); what arithmetic makes is requantized."""
+    match node:
+        case Pool():
+            return node.kind == "max"
+        case Concat() | Mosaic() | Crop() | Channels():
+            return True
+        case Conv() | Affine() | Act() | Add() | Mul():
+            return False
+    assert_never(node)
+
+
+def activation_of(node: Node) -> Activation | Curve:
+    """Return what a node does to each of its sums; an identity where it has no sums of its own."""
+    match node:
+        case Conv() | Affine() | Act() | Add() | Mul():
+            return node.act
+        case Pool() | Concat() | Mosaic() | Crop() | Channels():
+            return Identity()
+    assert_never(node)
 
 
 def clips_negative(act: Activation | Curve) -> bool:

@@ -103,6 +103,7 @@ class Tally:
         flat = x.reshape(*x.shape[:2], -1)
         some = flat.transpose(0, 2, 1) if pixels is None else flat[np.arange(len(x))[:, None], :, pixels]
         index = np.rint(some * np.float32(1 / self.histogram.step)).astype(np.int32) - base
+        np.maximum(index, 0, out=index)  # a curve may be below zero by less than `clips_negative` sees
         if rows > 1:
             index += np.arange(rows, dtype=np.int32) * BINS
         counts = self.histogram.counts

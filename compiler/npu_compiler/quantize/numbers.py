@@ -1,6 +1,7 @@
 """The integers of nodes: their tensors, factors, biases, clamps and tables, once every tensor has its scale."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -33,7 +34,7 @@ from npu_compiler.qgraph.ir import (
 from npu_compiler.qgraph.multipliers import integer_weights, prove_no_overflow, rounded, second_factor, shifts
 from npu_compiler.quantize.calibrate import F64
 from npu_compiler.quantize.offsets import Offset, offset_factors
-from npu_compiler.quantize.prepare import Map, Prepared, is_wide
+from npu_compiler.quantize.prepare import Map, Prepared, wide_tensors
 
 NO_ACT = Identity()
 
@@ -62,10 +63,10 @@ class Numbers:
         self.quant = quant
         self.tensors: dict[str, QTensor] = {}
         self.zeros: dict[str, int] = {}  # the byte of each tensor that stands for 0
+        wide = wide_tensors(self.graph)
         for name, (channels, height, width) in self.graph.shapes.items():
             channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
-            bits = 16 if is_wide(self.graph, name) else 8
-            self._tensor(name, height, width, channel_map, quant[name], bits)
+            self._tensor(name, height, width, channel_map, quant[name], 16 if name in wide else 8)
 
     def _tensor(
         self, name: str, height: int, width: int, channel_map: Map, quant: TensorQuant, bits: int = 8
@@ -92,9 +93,7 @@ class Numbers:
             case Identity():
                 return Clamp(low, high)
             case Clip():
-                least, most = low - quant.zero, high - quant.zero
-                low = max(low, int(np.rint(max(act.low / out.scale, least))) + quant.zero)
-                high = min(high, int(np.rint(min(act.high / out.scale, most))) + quant.zero)
+                low, high = replace(quant, span=(low, high)).clamped(act)
                 if not low <= 0 <= high:
                     raise UnsupportedError(
                         f"an activation clamps to {act.low:.4g}..{act.high:.4g}; the range must contain 0",

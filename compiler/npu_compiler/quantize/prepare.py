@@ -25,8 +25,11 @@ from npu_compiler.graph.ir import (
     Mul,
     Node,
     Pool,
+    activation_of,
     follows_residual,
     inputs,
+    keeps_values,
+    unique,
 )
 from npu_compiler.qgraph.ir import GROUP
 from npu_compiler.quantize.zeros import place_zeros
@@ -56,7 +59,7 @@ def prepare(graph: Graph) -> Prepared:
     Args:
         graph: optimized; `quant` has an entry for the input (its quantization follows from the preprocessing).
     """
-    for step in (_split_leaky, _copy_image, _free_outputs, _copy_shared_operands, _copy_conflicts):
+    for step in (_leaky_apart, _copy_image, _free_outputs, _copy_shared_operands, _copy_conflicts):
         graph = step(graph)
     graph = place_zeros(graph, lambda g: tie_classes(g)[0])
     graph, maps = _align_channels(graph)
@@ -75,8 +78,7 @@ def is_depthwise(node: Conv) -> bool:
 
 
 def _fresh(graph: Graph, base: str) -> str:
-    taken = set(graph.shapes) | {n.name for n in graph.nodes}
-    return next(name for i in range(len(taken) + 1) if (name := f"{base}.copy{i}") not in taken)
+    return unique(f"{base}.copy", {*graph.shapes, *(n.name for n in graph.nodes)})
 
 
 def _reading(node: Node, old: str, new: str, *, only: int | None = None) -> Node:
@@ -113,7 +115,7 @@ def _with_copy(graph: Graph, tensor: str, readers: Mapping[str, int | None], act
     return replace(graph, nodes=tuple(nodes), shapes=graph.shapes | {name: graph.shapes[tensor]})
 
 
-def _split_leaky(graph: Graph) -> Graph:
+def _leaky_apart(graph: Graph) -> Graph:
     """Give a LeakyReLU after a sum or product of two a node of its own: the second multiplier serves only one."""
     nodes: list[Node] = []
     shapes = dict(graph.shapes)
@@ -156,7 +158,7 @@ def _free_outputs(graph: Graph) -> Graph:
     made = {n.out: n for n in graph.nodes}
     for tensor in graph.output_tensors:
         node = made.get(tensor)
-        if node is not None and not _keeps_values(node) and not graph.users(tensor):
+        if node is not None and not keeps_values(node) and not graph.users(tensor):
             continue
         graph = _with_copy(graph, tensor, {})
         own = graph.nodes[-1].out
@@ -197,31 +199,18 @@ def fused_curves(graph: Graph) -> dict[str, Act]:
         if not isinstance(node, Act) or not isinstance(node.act, Curve) or node.src in graph.output_tensors:
             continue
         maker = makers.get(node.src)
-        if maker is None or _keeps_values(maker) or len(graph.users(node.src)) > 1:
+        if maker is None or keeps_values(maker) or len(graph.users(node.src)) > 1:
             continue
-        if not isinstance(getattr(maker, "act", None), LeakyRelu | Curve):
+        if not isinstance(activation_of(maker), LeakyRelu | Curve):
             found[node.src] = node
     return found
 
 
-def is_wide(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor has 16 bits: an output that no table makes and that is not fixed to fewer."""
-    made = next((n for n in graph.nodes if n.out == tensor), None)
-    by_table = isinstance(made, Act) and isinstance(made.act, Curve)
-    fixed = tensor in graph.quant and not graph.quant[tensor].wide
-    return tensor in graph.output_tensors and not fixed and not by_table
-
-
-def _keeps_values(node: Node) -> bool:
-    """Whether every value of a node's output is one of an operand (or zero); what arithmetic makes is requantized."""
-    match node:
-        case Pool():
-            return node.kind == "max"
-        case Concat() | Mosaic() | Crop() | Channels():
-            return True
-        case Conv() | Affine() | Act() | Add() | Mul():
-            return False
-    assert_never(node)
+def wide_tensors(graph: Graph) -> set[str]:
+    """Return the tensors of 16 bits: outputs that no table makes and that are not fixed to fewer."""
+    by_table = {n.out for n in graph.nodes if isinstance(n, Act) and isinstance(n.act, Curve)}
+    fixed = {t for t, q in graph.quant.items() if not q.wide}
+    return {*graph.output_tensors} - by_table - fixed
 
 
 def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]]]:
@@ -252,7 +241,7 @@ def tie_classes(graph: Graph) -> tuple[dict[str, str], list[tuple[str, int, str]
 
     conflicts = []
     for node in graph.nodes:
-        if _keeps_values(node) and not isinstance(node, Concat | Mosaic):
+        if keeps_values(node) and not isinstance(node, Concat | Mosaic):
             tie(node.out, inputs(node)[0])
     for node in graph.nodes:  # after the others: what cannot be tied to it is copied
         if isinstance(node, Concat | Mosaic):

@@ -14,7 +14,7 @@ from npu_compiler.quantize.absorb import absorb_normalization
 from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
-from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, is_wide, prepare
+from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, prepare, wide_tensors
 from npu_compiler.quantize.remarks import calibrated, remarks
 from npu_compiler.quantize.scales import (
     Demand,
@@ -59,6 +59,10 @@ class Calibration:
     tallies: Mapping[str, Tally]
     signed: Mapping[str, bool]
     by_channel: Mapping[str, Histogram]
+
+    def is_live(self, tensor: str) -> bool:
+        """Whether a tensor was not zero throughout."""
+        return self.tallies[tensor].low < 0 or self.tallies[tensor].high > 0
 
     @property
     def mean_square(self) -> dict[str, F64]:
@@ -193,7 +197,8 @@ def choose_scales(
     for name, tensors in members.items():
         chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, curves, options)
         quant |= dict.fromkeys(tensors, chosen)
-    return within_reach(prepared, quant)
+    dead = {n for n, ts in members.items() if n not in prepared.graph.quant and not any(map(seen.is_live, ts))}
+    return within_reach(prepared, quant, dead)
 
 
 def _class_quant(
@@ -210,14 +215,15 @@ def _class_quant(
         return graph.quant[name]
     signed = seen.signed[name]
     span = (min(seen.tallies[t].low for t in tensors), max(seen.tallies[t].high for t in tensors))
-    if is_wide(graph, name):
+    if name in wide_tensors(graph):
         return TensorQuant(max(map(abs, span)) / WIDE_LEVELS or 1.0, True)
     total = joined([seen.tallies[t].histogram.total() for t in tensors])
     if name in curves:
         act = curves[name].act
         assert isinstance(act, Curve)
         assert len(tensors) == 1
-        return TensorQuant(curve_scale(act.program, total, span, signed), signed)
+        results = seen.tallies[curves[name].out]
+        return TensorQuant(curve_scale(act.program, total, span, signed, (results.low, results.high)), signed)
     scale = method_scale(total, span, signed, options)
     if options.uniform != "none":
         if seen.by_channel.keys() & set(tensors):

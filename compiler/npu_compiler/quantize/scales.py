@@ -5,7 +5,7 @@ positions are powers of two, so how the range of a group of channels meets one d
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
@@ -88,15 +88,25 @@ def _node_non_negative(node: Node, operands: Sequence[bool]) -> bool:
     assert_never(node)
 
 
-def within_reach(prepared: Prepared, quant: Mapping[str, TensorQuant]) -> dict[str, TensorQuant]:
+def within_reach(prepared: Prepared, quant: Mapping[str, TensorQuant], dead: Set[str]) -> dict[str, TensorQuant]:
     """Raise scales until no output step is REACH times smaller than a step of what it is made of.
 
     Such a tensor hardly leaves zero on the calibration images; the multipliers cannot bring sums down to its steps.
     Scales that a QDQ model fixes stay.
+
+    Args:
+        prepared: the network.
+        quant: of each tensor.
+        dead: classes that are zero on all calibration images. Any step suits them: they must not raise that of others.
     """
     graph, classes = prepared.graph, prepared.classes
     scale = {classes[t]: q.scale for t, q in quant.items()}
     gains = {n.name: _gain(n) for n in graph.nodes}
+    for node in graph.nodes:
+        made = classes[node.out]
+        for name in {classes[t] for t in inputs(node)} & dead - {made}:
+            if made not in dead and gains[node.name]:
+                scale[name] = min(scale[name], scale[made])
     for _ in graph.nodes:  # a raised scale raises those after it; more rounds than nodes are never needed
         before = dict(scale)
         for node in graph.nodes:
@@ -147,10 +157,17 @@ def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, 
     assert_never(options.method)
 
 
-def curve_scale(program: Program, histogram: Histogram, span: tuple[float, float], signed: bool) -> float:
+def curve_scale(
+    program: Program, histogram: Histogram, span: tuple[float, float], signed: bool, results: tuple[float, float]
+) -> float:
     """Return the scale of the bytes that a curve is looked up by: that with the least squared error of its results.
 
     Values outside its range saturate, which costs nothing where the curve is flat.
+
+    Args:
+        program: the curve.
+        histogram, span, signed: of the values that it is a function of.
+        results: least and largest result: what a table gives beyond them saturates too.
     """
     low, high = span
     whole = max(high / 127, -low / 128) if signed else high / 255
@@ -159,9 +176,12 @@ def curve_scale(program: Program, histogram: Histogram, span: tuple[float, float
     counts, centers = histogram.counts.sum(axis=0), histogram.centers
     seen = np.flatnonzero(counts)
     counts, centers = counts[seen], centers[seen]
-    exact = curve(program, centers)
-    scales = whole * CURVE_FACTORS
-    errors = [counts @ (curve(program, quantized(centers, s, signed) * s) - exact) ** 2 for s in scales]
+
+    def made(values: F64) -> F64:
+        return np.clip(np.nan_to_num(curve(program, values)), *results)
+
+    exact, scales = made(centers), whole * CURVE_FACTORS
+    errors = [counts @ (made(quantized(centers, s, signed) * s) - exact) ** 2 for s in scales]
     return float(scales[int(np.argmin(errors))])
 
 

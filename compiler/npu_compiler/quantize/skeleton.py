@@ -32,7 +32,8 @@ ANY = TensorQuant(1.0, signed=False)
 def skeleton(graph: Graph, options: QuantizeOptions) -> QuantizedGraph:
     """Return the quantized graph with weights, factors and biases of zero, its 4-bit groups in their own order.
 
-    Nodes, shapes, kernels and the layers with a dial are those that quantizing the graph leads to.
+    Nodes, shapes, kernels and the layers with a dial are those that quantizing the graph leads to; where zeros decide
+    whether a sum has weights it has them here, which takes more room.
 
     Args:
         graph: optimized.
@@ -45,7 +46,7 @@ def skeleton(graph: Graph, options: QuantizeOptions) -> QuantizedGraph:
     graph, plain = absorb_normalization(graph, Preprocess(1.0, (0.0,) * channels, (1.0,) * channels, (), ()))
     prepared = prepare(replace(graph, quant={graph.input: ANY} | graph.quant))
     dial = dial_nodes(prepared.graph, options)
-    quant = dict.fromkeys(prepared.graph.shapes, ANY) | prepared.graph.quant
+    quant = {t: prepared.graph.quant.get(name, ANY) for t, name in prepared.classes.items()}
     made = build(prepared, quant, {}, dial, plain, np.zeros((channels, 256), np.uint8), options, _Shapes)
     nodes = (
         _with_dial(n, made.tensors[n.src], options) if isinstance(n, QConv) and n.name in dial else n

@@ -23,19 +23,22 @@ from npu_compiler.graph.ir import (
     Act,
     Activation,
     Add,
-    Channels,
     Clip,
+    Concat,
     Conv,
     Crop,
     Curve,
     Graph,
     Identity,
     LeakyRelu,
+    Mosaic,
     Mul,
     Node,
     Pool,
     TensorQuant,
+    activation_of,
     inputs,
+    keeps_values,
     stored,
     unique,
 )
@@ -62,7 +65,7 @@ def place_zeros(graph: Graph, classes: Callable[[Graph], dict[str, str]]) -> Gra
     if refused:
         raise UnsupportedError("; ".join(refused), graph.name, ANEW)
     rest = {t: q for t, q in graph.quant.items() if q.zero}
-    for step in (_pad_before, _copy_after, _split_leaky):
+    for step in (_pad_before, _copy_after, _leaky_as_sum):
         graph = step(graph, rest)
     return graph
 
@@ -71,7 +74,7 @@ def _stored(graph: Graph, quant: Fixed) -> Fixed:
     """Return the quantization with the bytes that the clamps of each tensor's producer allow: they must contain 0."""
     clips: dict[TensorQuant, list[Clip]] = {}
     for node in graph.nodes:
-        act = getattr(node, "act", None)
+        act = activation_of(node)
         if node.out in quant and isinstance(act, Clip):
             clips.setdefault(quant[node.out], []).append(act)
     chosen = {}
@@ -84,7 +87,7 @@ def _stored(graph: Graph, quant: Fixed) -> Fixed:
 
 def _is_split(node: Node, quant: Fixed) -> bool:
     """Whether a node is a LeakyReLU that makes a tensor with a zero, and can be a sum."""
-    act = getattr(node, "act", None)
+    act = activation_of(node)
     if not (isinstance(node, Act) and isinstance(act, LeakyRelu)) or isinstance(act.alpha, tuple):
         return False
     return 0 < act.alpha < 1 and node.out in quant and quant[node.out].zero != 0
@@ -92,9 +95,7 @@ def _is_split(node: Node, quant: Fixed) -> bool:
 
 def _contains_0(quant: TensorQuant, clip: Clip) -> bool:
     """Whether byte 0 is among those that a clamp leaves."""
-    low, high = quant.integers
-    least = round(max(clip.low / quant.scale, low - quant.zero)) + quant.zero
-    most = round(min(clip.high / quant.scale, high - quant.zero)) + quant.zero
+    least, most = quant.clamped(clip)
     return least <= 0 <= most
 
 
@@ -113,7 +114,7 @@ def point(quant: TensorQuant) -> str:
 def _refusal(graph: Graph, node: Node) -> str:
     """Return why a node cannot read or make what it does, or nothing."""
     off = {t: q for t in (*inputs(node), node.out) if (q := graph.quant.get(t)) is not None and q.zero}
-    act = getattr(node, "act", None)
+    act = activation_of(node)
     if not off:
         return ""
     tensor, quant = next(iter(off.items()))
@@ -161,7 +162,7 @@ def _copy_after(graph: Graph, off: Fixed) -> Graph:
     for node in graph.nodes:
         nodes.append(node)
         source = inputs(node)[0]
-        keeps = isinstance(node, Crop | Channels) or (isinstance(node, Pool) and node.kind == "max")
+        keeps = keeps_values(node) and not isinstance(node, Concat | Mosaic)
         if not keeps or not {source, node.out} & off.keys() or graph.quant[source] == graph.quant[node.out]:
             continue
         name = unique(f"{node.out}.kept", taken)
@@ -170,7 +171,7 @@ def _copy_after(graph: Graph, off: Fixed) -> Graph:
     return _changed(graph, nodes, shapes, quant)
 
 
-def _split_leaky(graph: Graph, off: Fixed) -> Graph:
+def _leaky_as_sum(graph: Graph, off: Fixed) -> Graph:
     """Make a LeakyReLU the sum alpha * x + (1 - alpha) * relu(x) where what it makes has a zero."""
     taken = {*graph.shapes, *(n.name for n in graph.nodes)}
     nodes: list[Node] = []

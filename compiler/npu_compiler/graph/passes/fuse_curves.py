@@ -22,6 +22,7 @@ from npu_compiler.graph.ir import (
 )
 from npu_compiler.graph.passes.prune import prune
 
+MOST_WORDS = 256  # of a program that others are put together of: x + x doubles it
 ROOT, AFFINE, CLAMPED, CURVED = range(4)  # what an epilogue does without a table: nothing, a factor, then an activation
 
 
@@ -58,6 +59,8 @@ def fuse_curves(graph: Graph) -> Graph:
         nodes.append(node)
         shared = readers[node.out] > 1 or node.out in graph.output_tensors
         if found is not None and (node.out in graph.quant or (found.form > AFFINE and shared)):
+            found = None
+        if found is not None and len(found.program) > MOST_WORDS:
             found = None
         made[node.out] = found or _Made(node.out, X, ROOT)
     return prune(replace(graph, nodes=tuple(nodes)))

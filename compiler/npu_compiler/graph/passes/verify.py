@@ -19,6 +19,7 @@ from npu_compiler.graph.ir import (
     Node,
     Pool,
     Shape,
+    activation_of,
     fill_once,
     inputs,
 )
@@ -48,7 +49,7 @@ def verify(graph: Graph, pass_name: str) -> None:
 def shape_of(graph: Graph, node: Node) -> Shape:
     """Return the shape of a node's output from its inputs' shapes."""
     first = graph.shapes[inputs(node)[0]]
-    act = getattr(node, "act", None)
+    act = activation_of(node)
     if isinstance(act, LeakyRelu) and isinstance(act.alpha, tuple):
         channels = len(node.weight) if isinstance(node, Conv) else first[0]
         assert len(act.alpha) == channels, f"{node.name}: slopes"
