@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from npu_compiler.graph.ir import Conv
 from npu_compiler.pipeline import import_model
 from npu_isa.errors import ModelError, UnsupportedError
 
@@ -113,3 +114,22 @@ def test_one_value_after_flattening(tmp_path):
     net = Net((3, 4, 4))
     flat = net.node("Mul", net.node("Flatten", "x"), net.constant([0.5]))
     same_meaning(net, net.node("MatMul", net.node("Add", flat, net.constant(1.0)), net.weight(48, 3)), tmp_path)
+
+
+@pytest.mark.parametrize("channels", [9, 40])
+def test_matrix_over_the_image_of_each_channel(channels, tmp_path):
+    """As heads of poses have it: many channels would be moved pixel by pixel; of too many it stays a move."""
+    net = Net((3, 9, 10), opset=13)
+    flat = net.node("Reshape", net.conv("x", 3, channels, (1, 1)), net.constant([0, channels, 90], np.int64))
+    made = net.node("Add", net.node("MatMul", flat, net.weight(90, 12)), net.constant(0.5))
+    graph = same_meaning(net, net.node("Relu", made), tmp_path)
+    assert [n.groups for n in graph.nodes if isinstance(n, Conv)][1:] == [channels]
+
+
+def test_matrix_over_the_image_of_too_many_channels(tmp_path):
+    net = Net((3, 32, 32), opset=13)
+    flat = net.node("Reshape", net.conv("x", 3, 64, (1, 1)), net.constant([0, 64, 1024], np.int64))
+    message = refusal(
+        save(net.model(net.node("MatMul", flat, net.weight(1024, 12))), tmp_path), UnsupportedError
+    ).message
+    assert "to move them takes 65536 parts" in message

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from npu_isa.errors import ModelError, UnsupportedError
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tests.onnx_models import Net, refusal, save
 from tests.onnx_mutations import mutate, outcome, small_models
@@ -92,7 +92,9 @@ def test_node_that_may_make_other_values_each_time_or_holds_a_graph(tmp_path):
     body = helper.make_graph(
         [helper.make_node("Identity", ["c0"], ["inner"])], "body", [], [onnx.ValueInfoProto(name="inner")]
     )
-    chosen = net.node("If", net.constant(True, bool), then_branch=body, else_branch=body, name="chosen")
+    chosen = net.node(
+        "If", net.node("Cast", drawn, to=TensorProto.BOOL), then_branch=body, else_branch=body, name="chosen"
+    )
     made = net.node("Mul", net.node("Mul", net.node("Mul", "x", noise), drawn), chosen)
     error = refusal(save(net.model(made), tmp_path), UnsupportedError)
     for name in ("noise (RandomUniformLike)", "drawn (Bernoulli)", "chosen (If)"):

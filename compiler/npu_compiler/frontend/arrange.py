@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from npu_compiler.frontend.build import choose, concat, crop, mosaic
-from npu_compiler.frontend.importer import MAX_CHANNELS, MAX_PARTS, Importer, Refused, Value
+from npu_compiler.frontend.importer import MAX_CHANNELS, Importer, Refused, Value
 from npu_compiler.frontend.layout import (
     Atom,
     Axes,
@@ -60,20 +60,20 @@ def result(imp: Importer, value: Value) -> Value:
 
     An image with its channels last is left as it is.
     """
-    return as_image(imp, value) if not imp.in_memory_order(value) and _arranges(value) else value
+    return as_image(imp, value) if not imp.in_memory_order(value) and _arranges(imp, value) else value
 
 
 def gives(imp: Importer, name: str) -> bool:
     """Whether an ONNX value can be an output: computed from the image, in the order of a tensor or brought to it."""
-    return imp.known(name) and (imp.in_memory_order(imp.value(name)) or _arranges(imp.value(name)))
+    return imp.known(name) and (imp.in_memory_order(imp.value(name)) or _arranges(imp, imp.value(name)))
 
 
-def _arranges(value: Value) -> bool:
+def _arranges(imp: Importer, value: Value) -> bool:
     """Whether a value is an image whose channels are first, in parts that are not too many."""
     if len(value.order) != 3 or size_of(value.order[0]) > MAX_CHANNELS:
         return False
     channels = {a.axis for a in value.order[0]}
-    return (not channels or 0 in channels) and pieces(value.order) <= MAX_PARTS
+    return (not channels or 0 in channels) and pieces(value.order) <= imp.most_parts
 
 
 def shape_text(order: Axes) -> str:
@@ -88,10 +88,10 @@ def arranged(imp: Importer, tensor: str, target: Axes) -> str:
         return tensor
     if (tensor, target) not in imp.arranged:
         moved, parts = _Move(target), pieces(target)
-        if parts > MAX_PARTS:
+        if parts > imp.most_parts:
             raise Refused(
                 f"its input has the values of an image in another order, or flattened: to move them takes {parts} "
-                f"parts, at most {MAX_PARTS} are supported"
+                f"parts, at most {imp.most_parts} are supported"
             )
         if size_of(target[0]) > MAX_CHANNELS:
             raise Refused(f"an image of {size_of(target[0])} channels: too large")

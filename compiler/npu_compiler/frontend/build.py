@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from npu_isa.isa.tables import RAW
 from numpy.typing import NDArray
 
 from npu_compiler.frontend.importer import MAX_CHANNELS, MAX_PARTS, Importer, Refused
@@ -24,6 +25,7 @@ from npu_compiler.graph.ir import (
     Pool,
 )
 
+MAX_READ = 16 * int(RAW["max_groups"])  # channels that a layer reads; a choice of channels is one
 MAX_PIXELS = 1 << 24  # of an image that is put together: whoever checks it looks at each
 NO_PADS: Pads = (0, 0, 0, 0)
 
@@ -55,6 +57,8 @@ def choose(imp: Importer, src: str, source: Sequence[int]) -> str:
         return src
     if not 0 < len(source) <= MAX_CHANNELS:
         raise Refused(f"the output would have {len(source)} channels")
+    if channels > MAX_READ:
+        raise Refused(f"a choice of {channels} channels: a layer may read {MAX_READ}")
     made = Channels(*imp.step("channels"), src, tuple(int(s) for s in source))
     return imp.put(made, (len(source), height, width))
 

@@ -10,11 +10,13 @@ import onnx
 from numpy.typing import NDArray
 
 from npu_compiler.frontend import build
-from npu_compiler.frontend.arrange import arranged, image
+from npu_compiler.frontend.arrange import arranged, image, pieces
 from npu_compiler.frontend.importer import (
+    FEW_PARTS,
     Constants,
     Importer,
     Refused,
+    Value,
     attributes,
     needed_weights,
     operator,
@@ -25,6 +27,7 @@ from npu_compiler.frontend.windows import Pads, auto_pad, explicit_pads, halved,
 from npu_compiler.graph.ir import Place
 
 F32 = NDArray[np.float32]
+MAX_REPEATED = 1 << 24  # weights of a matrix that stands once for each channel, zeros between them
 
 
 def _kernel(imp: Importer, node: onnx.NodeProto, constants: Constants) -> tuple[F32, F32 | None, int]:
@@ -257,6 +260,9 @@ def _matrix(imp: Importer, name: str, axis: int, weight: F32, bias: F32 | None, 
     if (len(order) > 1 and {a.axis for a in summed} | {0} != {0}) or any(
         a.axis == 0 for i, each in enumerate(order) for a in each if i != axis
     ):
+        if _of_each_channel(imp, value, axis, outs) and pieces(_by_tokens(value, axis)) > FEW_PARTS:
+            _each_channel(imp, value, axis, weight, shift, scale)
+            return
         tensor, order = _tokens(imp, name, axis)
         summed = order[axis]
     kernel = _whole_kernel(weight, summed)
@@ -273,15 +279,45 @@ def _whole_kernel(weight: F32, summed: Axis) -> F32:
     return np.ascontiguousarray(turned.reshape(outs, *sizes))
 
 
-def _tokens(imp: Importer, name: str, axis: int) -> tuple[str, Axes]:
-    """Return a tensor whose channels are one axis of a value, and the axes of the value in it."""
-    value = imp.value(name)
+def _of_each_channel(imp: Importer, value: Value, axis: int, outs: int) -> bool:
+    """Whether an axis is all of the rows and columns, all others are made of channels, and these are not too many."""
+    channels, height, width = imp.shapes[value.tensor]
+    if channels * channels * outs * height * width > MAX_REPEATED:
+        return False
+    return all((atom.axis > 0) == (i == axis) for i, each in enumerate(value.order) for atom in each)
+
+
+def _each_channel(
+    imp: Importer, value: Value, axis: int, weight: F32, shift: NDArray[np.float32], scale: F32 | None
+) -> None:
+    """A product over the whole image of each channel: a convolution with the kernels of the matrix for each."""
+    channels, outs = imp.shapes[value.tensor][0], len(weight)
+    kernel = np.tile(_whole_kernel(weight, value.order[axis]), (channels, 1, 1, 1))
+    scales = scale if scale is None or scale.size == 1 else np.tile(scale, channels)
+    made = build.conv(imp, value.tensor, kernel, np.tile(shift, channels), groups=channels, weight_scale=scales)
+    order = [joined(Atom(0, a.size, a.stride * outs) for a in each) for each in value.order]
+    imp.finish(made, (*order[:axis], whole(0, outs), *order[axis + 1 :]))
+
+
+def _others_in_space(value: Value, axis: int) -> dict[int, Axis]:
+    """Return what becomes rows (1) and columns (2) where one axis of a value becomes the channels."""
     others: dict[int, Axis] = {1: (), 2: ()}
     for number, each in enumerate(value.order):
         for atom in each if number != axis else ():
             others[2 if atom.axis == 2 else 1] += (atom,)
-    target = (value.order[axis], joined(others[1]), joined(others[2]))
-    tensor = arranged(imp, value.tensor, target)
+    return others
+
+
+def _by_tokens(value: Value, axis: int) -> Axes:
+    others = _others_in_space(value, axis)
+    return value.order[axis], joined(others[1]), joined(others[2])
+
+
+def _tokens(imp: Importer, name: str, axis: int) -> tuple[str, Axes]:
+    """Return a tensor whose channels are one axis of a value, and the axes of the value in it."""
+    value = imp.value(name)
+    others = _others_in_space(value, axis)
+    tensor = arranged(imp, value.tensor, _by_tokens(value, axis))
     where: dict[Atom, Atom] = {}
     for place, atoms in others.items():
         for i, atom in enumerate(atoms):

@@ -2,7 +2,8 @@
 
 A node that is refused, and all that depends on its outputs, goes to the host; the rest is the machine's. The machine
 then gives the values that the host's nodes read. Where such a value has a form that it cannot give, the node that makes
-it goes to the host as well.
+it goes to the host as well, if that is little work and nothing else of the machine reads it; else the machine gives its
+tensor as it is, and the host puts it in order.
 """
 
 import math
@@ -21,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 
 from npu_compiler.frontend.arrange import gives
+from npu_compiler.frontend.branches import taken
 from npu_compiler.frontend.importer import MAX_VALUES, Constants, Importer, Refused, import_node
 from npu_compiler.frontend.infer import Types, array_type, holds_graph, model_of, sizes, strict_types, tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line, fold_constant, read_constants
@@ -29,6 +31,8 @@ MOST = 0.01  # of the multiply-accumulates: a refused node in the middle of a ne
 TRIED_VALUES = 1 << 20  # of the inputs and outputs of a node that is run once on zeros
 REASON = 200  # characters kept of a reason
 MOVED = "the machine cannot give its output in that form"
+TURNED = "puts a tensor of the machine in the model's order"
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose multiply-accumulates are counted
 
 
 class NotCutError(Exception):
@@ -44,13 +48,15 @@ class Part:
         made: the values that they make.
         constants: values that are known, by name; the dequantized weights of QDQ models too.
         faults: what contradicts itself in the nodes, as far as is known of their inputs.
+        walked: all nodes of the model, in order.
         alone: each node as a model of its own, by its name, with the types of its outputs; where its inputs are known.
     """
 
-    constants: Mapping[str, NDArray[Any]]
+    constants: ChainMap[str, NDArray[Any]]
     nodes: list[tuple[onnx.NodeProto, str]] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
+    walked: list[onnx.NodeProto] = field(default_factory=list)
     alone: dict[str, tuple[onnx.ModelProto, Types]] = field(default_factory=dict)
 
     def reads(self) -> list[str]:
@@ -84,36 +90,72 @@ def cut(
         NotCutError: a node is none that the host can run, or the machine cannot give what the host reads.
         ModelError: a damaged constant.
     """
-    maker = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
-    moved: set[int] = set()  # nodes that the machine can run, but the host must
+    moved: set[str] = set()  # nodes that the machine can run, but the host must
     while True:
         importer = new_importer()
         part = _walk(model, importer, moved, where).needed_for(outputs)
+        maker = {name: node for node in part.walked for name in node.output if name}
         own = [name for name in outputs if name not in part.made and not gives(importer, name)]
         wrong = [name for name in part.reads() if name in importer.integers or not gives(importer, name)] + own
-        if not wrong:
-            break
-        more = {maker[name] for name in wrong if name in maker} - moved
+        lost = next((name for name in wrong if name not in maker), None)
+        if lost is not None:
+            raise NotCutError(f"value {lost!r} is none that the machine can give")
+        more = {maker[name].name for name in wrong if _moves(maker[name], part, importer)}
         if not more:
-            raise NotCutError(f"value {wrong[0]!r} is none that the machine can give")
+            break
         moved |= more
+    for name in dict.fromkeys(wrong):
+        _put_in_order(part, importer, name)
     if part.faults:
         raise NotCutError(part.faults[0])
     return importer, part
 
 
-def _walk(model: onnx.ModelProto, importer: Importer, moved: set[int], where: str) -> Part:
+def _moves(node: onnx.NodeProto, part: Part, importer: Importer) -> bool:
+    """Whether the host runs the node that makes a value of the wrong form, rather than put its tensor in order."""
+    ours = {each.name for each, _ in part.nodes}
+    if any(name in importer.integers or not importer.known(name) for name in node.output if name):
+        return True
+    read = any(
+        set(node.output) & set(each.input)
+        for each in part.walked
+        if each.name not in ours and not part.constants.keys() >= set(each.output)
+    )
+    return node.op_type not in PRODUCTS and not read
+
+
+def _put_in_order(part: Part, importer: Importer, name: str) -> None:
+    """Let the host make a value of the tensor that holds its elements: a Transpose of the parts of its axes."""
+    shape, order = importer.full_shape(name), importer.value(name).order
+    atoms = [atom for axis in order for atom in axis]
+    held = sorted(atoms, key=lambda a: (a.axis, -a.stride))
+    raw = importer.view(f"{name}.tensor", name, tuple((atom,) for atom in held))
+    perm = [0, *(1 + held.index(atom) for atom in atoms)]
+    same = all(len(axis) == 1 for axis in order)
+    turned = name if same else importer.tensor_name(f"{name}.turned")
+    made = [helper.make_node("Transpose", [raw], [turned], importer.node_name(f"{name}.transpose"), perm=perm)]
+    if not same:
+        wanted = importer.tensor_name(f"{name}.shape")
+        part.constants[wanted] = np.array([importer.batch, *shape], np.int64)
+        made.append(helper.make_node("Reshape", [turned, wanted], [name], importer.node_name(f"{name}.reshape")))
+    part.nodes[:0] = [(node, TURNED) for node in made]
+    part.made.update(output for node in made for output in node.output)
+    importer.types[name] = tensor_type((importer.batch, *shape))
+
+
+def _walk(model: onnx.ModelProto, importer: Importer, moved: set[str], where: str) -> Part:
     """Import the nodes that the machine can run, but those of `moved`; the others are the host's."""
     constants, weights = read_constants(model.graph.initializer, where), Constants()
     part, opsets = Part(ChainMap(constants, weights)), model.opset_import
-    for index, node in enumerate(model.graph.node):
+    for node in taken(importer, model.graph.node, constants, where):
+        part.walked.append(node)
         before = next((name for name in node.input if name in part.made), None)
         try:
             if fold_constant(importer, node, constants, opsets):
                 continue
         except Refused as error:
             raise NotCutError(f"node {node.name}: {error}") from None
-        reason = f"reads {before}" if before is not None else MOVED if index in moved else None
+        reason = f"reads {before}" if before is not None else MOVED if node.name in moved else None
         if reason is None:
             try:
                 import_node(importer, node, constants)
@@ -296,7 +338,7 @@ def _result_shape(name: str, part: Part, importer: Importer) -> tuple[int, ...] 
 
 def _macs(node: onnx.NodeProto, importer: Importer, constants: Mapping[str, NDArray[Any]]) -> int:
     """Return the multiply-accumulates of a node for all images that the model is made for."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op_type not in PRODUCTS:
         return 0
 
     def shape(name: str) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ Step = tuple[str, str, tuple[str, ...]]  # name, output and ONNX names of a node
 CHW: Order = (0, 1, 2)
 HWC: Order = (1, 2, 0)
 MAX_PARTS = 1024  # of an image that is put together, or taken apart
+FEW_PARTS = 64  # of an image whose values are moved where the host could do that
 MAX_CHANNELS = 1 << 20  # far beyond every machine: what is larger is damage, and lists of channels must fit memory
 OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}  # of the weights; of Gemm with transB 0
 MAX_VALUES = 1 << 31  # of a tensor of one image
@@ -75,6 +76,8 @@ class Importer:
         names: names of nodes and values of the ONNX model, not to be given to anything else.
         plain: values that are read other than by QuantizeLinear.
         requantize: quantization of activations is dropped.
+        most_parts: that an image may be cut into to move its values.
+        softmax_opset: of the model, where the machine computes a Softmax; 0 where that is refused.
     """
 
     def __init__(
@@ -85,8 +88,9 @@ class Importer:
         batch: int,
         names: Iterable[str],
         plain: set[str],
-        *,
         requantize: bool,
+        most_parts: int = MAX_PARTS,
+        softmax_opset: int = 0,
     ) -> None:
         self.input = input_name
         self.batch = batch
@@ -95,6 +99,8 @@ class Importer:
         self.quant: dict[str, TensorQuant] = {}
         self.plain = plain
         self.requantize = requantize
+        self.most_parts = most_parts
+        self.softmax_opset = softmax_opset
         self.assumed: set[str] = set()  # outputs of refused nodes that stand for tensors
         self.lost: set[str] = set()  # outputs of refused nodes that do not, and what is computed from them
         self.types: dict[str, onnx.TypeProto] = {}  # of outputs of refused nodes, where known
@@ -171,6 +177,12 @@ class Importer:
         self._values[node.output[0]] = value if order is None else Value(value.tensor, order)
         if source in self.rounded:
             self.rounded.add(node.output[0])
+
+    def view(self, base: str, source: str, order: Axes) -> str:
+        """Return the name of a new value: the tensor of `source` by other axes."""
+        name = self.tensor_name(base)
+        self._values[name] = Value(self.value(source).tensor, order)
+        return name
 
     def emit(self, made: Node, shape: tuple[int, ...], *, flat: bool = False, order: Axes | None = None) -> None:
         """Append a node that makes an ONNX value.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import onnx
 from npu_isa.errors import ModelError, NpuError, UnsupportedError
-from onnx import TensorProto, defs, helper, version_converter
+from onnx import TensorProto, defs, helper, inliner, version_converter
 
 from npu_compiler.frontend.infer import tensor_type
 from npu_compiler.frontend.tensors import FLOATS, first_line
@@ -42,7 +42,9 @@ def load_model(path: Path, where: str) -> tuple[onnx.ModelProto, tuple[str, ...]
             holder.domain = ""
     try:
         _check(model)
-    except Exception as error:  # the checker raises many types
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+    except Exception as error:  # the checker and the inliner raise many types
         raise _damaged(error, where) from None
     model, notes = _at_supported_opset(model, where)
     notes += _name_nodes(model.graph)

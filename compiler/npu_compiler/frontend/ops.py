@@ -12,4 +12,5 @@ from npu_compiler.frontend import (  # noqa: F401  they register their operators
     pooling,
     resize,
     slicing,
+    softmax,
 )

@@ -31,7 +31,6 @@ NEGATIVE: Program = ("x", 0.0, "min")
 ROOT_HALF = math.sqrt(0.5)
 GELU_TANH = math.sqrt(2 / math.pi)
 
-REFUSALS |= {"Softmax": "the machine divides by no computed sum"}
 REFUSALS |= dict.fromkeys(("Floor", "Ceil", "Round", "Mod"), "a curve with any number of steps is not supported")
 
 

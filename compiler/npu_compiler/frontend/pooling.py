@@ -1,10 +1,12 @@
 """ONNX pools and reductions."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from npu_compiler.frontend import build
 from npu_compiler.frontend.arrange import as_image, image
@@ -20,7 +22,7 @@ from npu_compiler.frontend.importer import (
     operator,
     text,
 )
-from npu_compiler.frontend.layout import axis_atoms, image_axes
+from npu_compiler.frontend.layout import Atom, Axes, axis_atoms, image_axes, joined, size_of
 from npu_compiler.frontend.windows import Window, explicit_pads, pair, window
 from npu_compiler.graph.ir import Curve, Place
 
@@ -124,55 +126,74 @@ SUMS: dict[str, tuple[Curve | None, Curve | None]] = {  # what comes before and 
 }
 
 
-@operator(*SUMS, limits="over channels, height, width, or several of them; space first, then channels")
+@dataclass(frozen=True)
+class Over:
+    """What of a tensor is reduced.
+
+    Attributes:
+        axes: height (1) and width (2), all of them.
+        sets: (channels that stay, channels that become one): which channels each is made of; None where all stay.
+    """
+
+    axes: frozenset[int]
+    sets: NDArray[np.int64] | None
+
+
+@operator(*SUMS, limits="over channels or a part of them, height, width, or several of these; space first")
 def _reduce(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     before, after = SUMS[node.op_type]
 
-    def over(tensor: str, axes: set[int]) -> str:
+    def reduced(tensor: str, over: Over) -> str:
         tensor = tensor if before is None else build.activate(imp, tensor, before)
-        tensor = _sum(imp, tensor, axes, mean=node.op_type == "ReduceMean")
+        tensor = sum_over(imp, tensor, over, mean=node.op_type == "ReduceMean")
         return tensor if after is None else build.activate(imp, tensor, after)
 
-    _reduced(imp, node, constants, over)
+    _reduced(imp, node, constants, reduced)
 
 
 @operator("ReduceMax", "ReduceMin", limits="over height, width, and up to 64 channels")
 def _reduce_extreme(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     least = node.op_type == "ReduceMin"
 
-    def over(tensor: str, axes: set[int]) -> str:
+    def reduced(tensor: str, over: Over) -> str:
         tensor = build.affine(imp, tensor, -1, 0) if least else tensor
-        if _kernel(imp, tensor, axes) != (1, 1):
-            tensor = build.pool(imp, tensor, "max", _kernel(imp, tensor, axes))
-        channels = imp.shapes[tensor][0]
-        if 0 in axes and channels > MAX_COPIES:
-            raise Refused(f"over {channels} channels: at most {MAX_COPIES} are supported")
-        if 0 in axes:
-            tensor = maximum_of(imp, [build.choose(imp, tensor, (c,)) for c in range(channels)])
+        tensor = greatest(imp, tensor, over)
         return build.affine(imp, tensor, -1, 0) if least else tensor
 
-    _reduced(imp, node, constants, over)
+    _reduced(imp, node, constants, reduced)
 
 
-def _kernel(imp: Importer, tensor: str, axes: set[int]) -> tuple[int, int]:
+def _kernel(imp: Importer, tensor: str, over: Over) -> tuple[int, int]:
     _, height, width = imp.shapes[tensor]
-    return (height if 1 in axes else 1, width if 2 in axes else 1)
+    return (height if 1 in over.axes else 1, width if 2 in over.axes else 1)
 
 
-def _sum(imp: Importer, tensor: str, axes: set[int], mean: bool) -> str:
-    """Return a sum or a mean over axes of a tensor."""
-    kernel = _kernel(imp, tensor, axes)
+def sum_over(imp: Importer, tensor: str, over: Over, mean: bool) -> str:
+    """Return a sum or a mean."""
+    kernel = _kernel(imp, tensor, over)
     if kernel != (1, 1):
         tensor = build.pool(imp, tensor, "avg", kernel, count=kernel[0] * kernel[1] if mean else 1)
-    channels = imp.shapes[tensor][0]
-    if 0 in axes and channels > 1:
-        weight = np.full((1, channels, 1, 1), 1 / channels if mean else 1.0, np.float32)
-        tensor = build.conv(imp, tensor, weight)
-    return tensor
+    if over.sets is None:
+        return tensor
+    weight = np.zeros((len(over.sets), imp.shapes[tensor][0], 1, 1), np.float32)
+    weight[np.arange(len(over.sets))[:, None], over.sets] = 1 / over.sets.shape[1] if mean else 1.0
+    return build.conv(imp, tensor, weight)
 
 
-def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, over: Callable[[str, set[int]], str]) -> None:
-    """Reduce the axes that a node names: those of the tensor that these are all of."""
+def greatest(imp: Importer, tensor: str, over: Over) -> str:
+    """Return a maximum."""
+    kernel = _kernel(imp, tensor, over)
+    if kernel != (1, 1):
+        tensor = build.pool(imp, tensor, "max", kernel)
+    if over.sets is None:
+        return tensor
+    if over.sets.shape[1] > MAX_COPIES:
+        raise Refused(f"over {over.sets.shape[1]} channels: at most {MAX_COPIES} are supported")
+    return maximum_of(imp, [build.choose(imp, tensor, each) for each in over.sets.T.tolist()])
+
+
+def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, reduced: Callable[[str, Over], str]) -> None:
+    """Reduce the axes that a node names."""
     attrs, name = attributes(node), node.input[0]
     given = attrs.get("axes", integers(node, 1, constants, "axes"))
     if given is not None and not len(given):
@@ -185,24 +206,27 @@ def _reduced(imp: Importer, node: onnx.NodeProto, constants: Constants, over: Ca
         places = {imp.axis(name, int(a)) - 1 for a in given}
     if -1 in places:
         raise Refused("the batch axis cannot be reduced")
-    value = imp.value(name)
-    axes = _tensor_axes(value, places)
-    if axes is None:
-        value = as_image(imp, value)
-        axes = _tensor_axes(value, places)
-        assert axes is not None
-    kept: tuple[int, ...] = tuple(i for i in range(len(value.order)) if i not in places)
-    if attrs.get("keepdims", 1):
-        order = tuple(() if i in places else axis for i, axis in enumerate(value.order))
-    else:
-        order = tuple(value.order[i] for i in kept)
-    if not order:
+    value, over, left = reduction(imp, imp.value(name), places)
+    if not attrs.get("keepdims", 1):
+        left = tuple(axis for i, axis in enumerate(left) if i not in places)
+    if not left:
         raise Refused("only the batch axis would be left; set keepdims=1")
-    imp.finish(over(value.tensor, axes), order)
+    imp.finish(reduced(value.tensor, over), left)
 
 
-def _tensor_axes(value: Value, places: set[int]) -> set[int] | None:
-    """Return the axes of the tensor that some axes of a value are all of, or None."""
-    reduced = {a for i in places for a in value.order[i]}
-    axes = {a.axis for a in reduced}
-    return axes if all(set(axis_atoms(value.order, axis)) <= reduced for axis in axes) else None
+def reduction(imp: Importer, value: Value, places: set[int]) -> tuple[Value, Over, Axes]:
+    """Return a value, moved to an image if it must be, what of its tensor some axes of it are, and what is left."""
+    gone = {a for i in places for a in value.order[i]}
+    if not all({a.axis for a in gone} & {axis} <= {0} or set(axis_atoms(value.order, axis)) <= gone for axis in (1, 2)):
+        value = as_image(imp, value)
+        gone = {a for i in places for a in value.order[i]}
+    channels = axis_atoms(value.order, 0)
+    kept = [a for a in channels if a not in gone]
+    sets = None
+    if len(kept) < len(channels):
+        index = np.arange(size_of(channels), dtype=np.int64).reshape([a.size for a in channels])
+        turned = index.transpose(sorted(range(len(channels)), key=lambda i: channels[i] in gone))
+        sets = turned.reshape(size_of(kept), -1)
+    moved = {atom: Atom(0, atom.size, size_of(kept[i + 1 :])) for i, atom in enumerate(kept)}
+    left = tuple(joined(moved.get(a, a) for a in axis if a not in gone) for axis in value.order)
+    return value, Over(frozenset(a.axis for a in gone) - {0}, sets), left

@@ -14,10 +14,20 @@ from npu_isa.errors import ModelError, UnsupportedError
 
 from npu_compiler.frontend import moves, ops, qdq  # noqa: F401  they register their operators
 from npu_compiler.frontend.arrange import gives, result
+from npu_compiler.frontend.branches import every_node, taken
 from npu_compiler.frontend.forms import to_qdq
 from npu_compiler.frontend.host import NotCutError, cut, host_part
 from npu_compiler.frontend.image import Image, find_image
-from npu_compiler.frontend.importer import OPERATORS, Constants, Importer, Refused, check_operator, import_node
+from npu_compiler.frontend.importer import (
+    FEW_PARTS,
+    MAX_PARTS,
+    OPERATORS,
+    Constants,
+    Importer,
+    Refused,
+    check_operator,
+    import_node,
+)
 from npu_compiler.frontend.infer import Types, array_type, model_of, output_types, sizes, tensor_type
 from npu_compiler.frontend.model import load_model, shortened
 from npu_compiler.frontend.tensors import fold_constant, read_constants
@@ -69,30 +79,31 @@ def _read(
 ) -> Graph:
     """Return the graph of a model that is ready to be imported; see `read_onnx`."""
     outputs = _output_names(model.graph, where)
-    nodes = model.graph.node
+    nodes = list(every_node(model.graph.node))
     names = {n.name for n in nodes} | {v for n in nodes for v in (*n.input, *n.output)}
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
 
-    def new_importer() -> Importer:
-        return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize=requantize)
+    opset = next((o.version for o in model.opset_import if not o.domain), 1)
+    refusal = ""
+    for parts, softmax in ((MAX_PARTS, 0),) if host == "none" else ((FEW_PARTS, 0), (MAX_PARTS, 0), (MAX_PARTS, opset)):
 
-    importer = new_importer()
-    refused = _walk(model, importer, where, reasons)
-    if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
-        return _finish(outputs, importer, where, notes)
-    why = ""
-    if host == "auto":
-        try:
-            return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
-        except NotCutError as error:
-            why = f"; the host cannot run this: {error}" if str(error) else ""
-    if refused:
-        raise UnsupportedError(
-            _refusals(refused) + why,
-            where,
-            f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model",
-        )
-    return _finish(outputs, importer, where, notes)
+        def new_importer(parts: int = parts, softmax: int = softmax) -> Importer:
+            return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize, parts, softmax)
+
+        importer = new_importer()
+        refused, why = _walk(model, importer, where, reasons), ""
+        if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
+            return _finish(outputs, importer, where, notes)
+        if host == "auto":
+            try:
+                return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
+            except NotCutError as error:
+                why = f"; the host cannot run this: {error}" if str(error) else ""
+        if not refused and parts == MAX_PARTS:
+            return _finish(outputs, importer, where, notes)  # which says what is wrong
+        refusal = refusal if softmax else _refusals(refused) + why
+    hint = f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
+    raise UnsupportedError(refusal, where, hint)
 
 
 def _cut(
@@ -159,7 +170,7 @@ def _walk(
     constants = read_constants(model.graph.initializer, where)
     declared = {v.name: v.type for v in model.graph.value_info if sizes(v.type) is not None}
     refused: list[tuple[str, str, str]] = []
-    for node in model.graph.node:
+    for node in taken(importer, model.graph.node, constants, where):
         try:
             if fold_constant(importer, node, constants, model.opset_import):
                 continue

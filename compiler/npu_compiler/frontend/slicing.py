@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from npu_compiler.frontend import build
-from npu_compiler.frontend.arrange import along, as_image, resized, shape_text
+from npu_compiler.frontend.arrange import along, as_image, resized, shape_text, tensor_axis
 from npu_compiler.frontend.elementwise import spread
 from npu_compiler.frontend.importer import (
     MAX_CHANNELS,
@@ -22,6 +22,7 @@ from npu_compiler.frontend.importer import (
     scalar,
     text,
 )
+from npu_compiler.frontend.layout import Atom, size_of
 from npu_compiler.frontend.resample import MAX_LENGTH, pick
 from npu_compiler.frontend.windows import Pads
 from npu_compiler.graph.ir import Place
@@ -125,6 +126,10 @@ def _concat(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     if len(values) == 1:
         imp.same(node, node.input[0])
         return
+    stacked = _stacked(imp, values, axis)
+    if stacked is not None:
+        imp.finish(stacked.tensor, stacked.order)
+        return
     found = [along(imp, v, [axis]) for v in values]
     if len({(where, *_others(v, axis)) for v, (where,) in found}) > 1:
         values = [as_image(imp, v) for v in values]
@@ -135,6 +140,24 @@ def _concat(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     tensors = [v.tensor for v, _ in found]
     made = build.concat(imp, tensors) if where == 0 else _in_space(imp, tensors, where)
     imp.finish(made, resized(found[0][0].order, axis, where, imp.shapes[made][where]))
+
+
+def _stacked(imp: Importer, values: Sequence[Value], axis: int) -> Value | None:
+    """Return values joined along an axis that is the slowest part of the channels, or a new one; None if it is not.
+
+    An axis that is all of one of the tensor is joined there.
+    """
+    if all(tensor_axis(imp, v, axis - 1) is not None for v in values):
+        return None
+    counts = [size_of(v.order[axis - 1]) for v in values]
+    rest = {imp.shapes[v.tensor][0] // n for v, n in zip(values, counts, strict=True)}
+    if len(rest) > 1 or len({_others(v, axis) for v in values}) > 1:
+        return None
+    (stride,) = rest
+    if any(v.order[axis - 1] not in ((), (Atom(0, n, stride),)) for v, n in zip(values, counts, strict=True)):
+        return None
+    made = build.concat(imp, [v.tensor for v in values])
+    return Value(made, (*values[0].order[: axis - 1], (Atom(0, sum(counts), stride),), *values[0].order[axis:]))
 
 
 def _others(value: Value, axis: int) -> tuple[object, ...]:

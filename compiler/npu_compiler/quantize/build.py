@@ -185,14 +185,17 @@ class Builder(Numbers):
 
     def _conv(self, node: Conv) -> None:
         src, window = self._read(node, node.src, _window_of(node), macs_channels=node.weight.shape[1])
-        if self.tensors[src].groups > MAX_GROUPS:
-            raise UnsupportedError(
-                f"{self.tensors[src].channels} input channels, a layer may read {MAX_GROUPS * 16}", f"node {node.name}"
-            )
+        self._check_groups(node, src)
         integers, epilogue = self._conv_weights(node, src, window)
         out = self.tensors[node.out]
         macs = out.height * out.width * node.weight.size
         self.nodes.append(QConv(node.name, node.out, node.onnx_nodes, src, window, epilogue, integers, None, macs))
+
+    def _check_groups(self, node: Node, src: str) -> None:
+        if self.tensors[src].groups > MAX_GROUPS:
+            raise UnsupportedError(
+                f"{self.tensors[src].channels} input channels, a layer may read {MAX_GROUPS * 16}", f"node {node.name}"
+            )
 
     def _conv_weights(self, node: Conv, src: str, window: Window) -> tuple[I8, Epilogue]:
         """Return integer weights for what is read by a window, behind a fold maybe, and the epilogue."""
@@ -347,6 +350,7 @@ class Builder(Numbers):
         if choice is None:
             self.nodes.append(QWindow(node.name, node.out, onnx_nodes, src, window, epilogue, "sum"))
             return
+        self._check_groups(node, src)
         weight = self._choice(choice, src, node.out)
         absent = scatter(np.array([source < 0 for source in choice.source]), self.maps[node.out])
         epilogue = replace(epilogue, bias=absent * np.int32(self.tensors[node.out].zero))
