@@ -145,6 +145,20 @@ def test_tensor_that_hardly_leaves_zero(tmp_path):
     verify_quantized(quantized, "net")
 
 
+@pytest.mark.parametrize("factor", [1e-22, 1e21])
+def test_large_and_small_activations_lose_nothing(tmp_path, factor):
+    """Squares of what the last layers read leave float32."""
+    net = Net((3, 12, 12), seed=2)
+    deep = net.node("Relu", net.conv("x", 3, 40, (3, 3)))
+    deep = net.node("Relu", net.conv(deep, 40, 40, (3, 3)))
+    for name in net.nodes[-2].input[1:]:
+        net.constants[name] *= np.float32(factor)
+    graph = read(net.model(net.conv(deep, 40, 48, (3, 3))), tmp_path)
+    quantized = quantize(graph, images(8), PIXELS, QuantizeOptions(keep_last_8bit=False))
+    want = evaluate(graph, model_input(images(4, 1)))[graph.output_tensors[0]]
+    assert decibels(want.astype(np.float64), in_8_bits(quantized, images(4, 1))) > 25
+
+
 def test_network_that_normalizes_its_image_loses_nothing(tmp_path):
     """The factor and shift of the image move into the pixel table; the convolution gathers the image while it loads."""
     net = Net((3, 12, 12))

@@ -298,7 +298,9 @@ def weight_scales(
         return uniform.weight_scale(weight, options.uniform)
     if not options.aligned:
         return base
-    block, importance = _by_group(weight, mean_square + 1e-6 * mean_square.mean() + 1e-30, groups)
+    weighed = mean_square + 1e-6 * mean_square.mean() + 1e-30
+    weighed /= 2.0 ** int(np.frexp(weighed.max())[1])  # sums of it stay within float32, with the same bits
+    block, importance = _by_group(weight, weighed, groups)
     best, least = base.copy(), np.full(len(base), np.inf)
     step = max(1, BLOCK_ELEMENTS // block[0].size)
     for first in range(0, len(block), step):  # a block of output channels stays in the processor's cache
