@@ -11,7 +11,7 @@ from npu_isa.file.binary import Binary
 from npu_isa.machine.config import MachineConfig, load_machine
 from npu_runtime.session.session import Session
 from npu_runtime.verification.comparing import compare as compare_layers
-from npu_sim.random_programs.builder import aside
+from npu_sim.random_programs.draft import aside
 
 from tests.qgraphs import random_images, random_qgraph, with_dynamic_positions
 

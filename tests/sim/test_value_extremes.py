@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from npu_isa.file.binary import data_address
 from npu_isa.isa.ops import Memory
-from npu_sim.random_programs.builder import aside
+from npu_sim.random_programs.draft import aside
 
 from tests.bench_programs import BYTES, NO_PAD, ONE_TAP, WIDE, WORD, Bench, small_machine
 from tests.bench_windows import ACT_WORDS, OUT, Window, one_of, random_window

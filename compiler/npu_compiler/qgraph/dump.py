@@ -34,8 +34,8 @@ def dump(graph: QuantizedGraph) -> str:
 
 
 def _tensor(t: QTensor) -> str:
-    kind = f"{'s' if t.signed else 'u'}{t.bits}"
-    return f"{t.name}: {t.height}x{t.width}x{t.channels} {kind} scale {t.scale:.6g}"
+    kind, zero = f"{'s' if t.signed else 'u'}{t.bits}", f" zero {t.zero}" if t.zero else ""
+    return f"{t.name}: {t.height}x{t.width}x{t.channels} {kind} scale {t.scale:.6g}{zero}"
 
 
 def _node(node: QNode) -> str:

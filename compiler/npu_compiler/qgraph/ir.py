@@ -40,6 +40,7 @@ class QTensor:
         bits: 8, or 16 for a wide output of the network.
         signed: -128..127 (or 16-bit signed) if true, else 0..255.
         channel_map: logical channel that each physical channel holds, -1 for padding; shape (channels,).
+        zero: integer that stands for 0. For people: biases and tables know it, no value depends on it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class QTensor:
     signed: bool
     channel_map: tuple[int, ...]
     bits: int = 8
+    zero: int = 0
 
     @property
     def groups(self) -> int:

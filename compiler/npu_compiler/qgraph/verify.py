@@ -118,6 +118,7 @@ def _check_tensor(t: QTensor, name: str, is_image: bool, rule: Rule) -> None:
     rule(0 < t.channels <= GROUP * MAX_GROUPS * GROUP, f"{t.channels} channels")
     rule(is_image or t.channels % GROUP == 0, f"{t.channels} channels are no whole groups")
     rule(np.isfinite(t.scale) and t.scale > 0, f"scale {t.scale}")
+    rule(t.limits[0] <= t.zero <= t.limits[1], f"zero {t.zero}")
     rule(t.bits in (8, 16) and (t.bits == 8 or t.signed), f"{t.bits} bits")
     real = sorted(c for c in t.channel_map if c >= 0)
     rule(len(t.channel_map) == t.channels, "length of the channel map")

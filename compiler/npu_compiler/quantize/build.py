@@ -245,7 +245,7 @@ class Builder(Numbers):
         residual_factor: float = 1.0,
     ) -> None:
         src, window = self._read(node, src, window)
-        if any(self.zeros[t] for t in (src, residual, node.out) if t is not None):
+        if any(self.tensors[t].zero for t in (src, residual, node.out) if t is not None):
             self._offset_window(node, src, kind, window, factor, act, residual, residual_factor)
             return
         epilogue = self._unweighted(node, src, factor, act, residual, residual_factor)
@@ -292,7 +292,11 @@ class Builder(Numbers):
         """Append a window without padding whose operands or output have a zero: all taps are inside."""
         out = self.tensors[node.out]
         taps = 1 if kind == "max" else window.kernel[0] * window.kernel[1]
-        zeros = (self.zeros[src], 0 if residual is None else self.zeros[residual], self.zeros[node.out])
+        zeros = (
+            self.tensors[src].zero,
+            0 if residual is None else self.tensors[residual].zero,
+            self.tensors[node.out].zero,
+        )
         scales = [0.0 if t is None else self.tensors[t].scale / out.scale for t in (src, residual)]
         found = self._offset(node, kind, (factor * scales[0], residual_factor * scales[1]), taps, zeros)
         alpha = self._alpha(act)
@@ -323,13 +327,13 @@ class Builder(Numbers):
         self._tensor(ones, height, width, out.channel_map, plain)
         self._tensor(border, out.height, out.width, out.channel_map, plain)
         pads = Window(stride=node.stride, pad_top=node.pads[0], pad_left=node.pads[1])
-        self.nodes += padded(node.name, node.onnx_nodes, (src, ones, border), out, self.zeros[node.out], pads)
+        self.nodes += padded(node.name, node.onnx_nodes, (src, ones, border), out, self.tensors[node.out].zero, pads)
 
     # -- moving values
 
     def _move(self, node: Crop | Channels) -> None:
         """Append a crop or a choice of channels; the two after each other become one 0/1 convolution."""
-        if isinstance(node, Crop) and self.zeros[node.out] and max(node.pads) > 0:
+        if isinstance(node, Crop) and self.tensors[node.out].zero and max(node.pads) > 0:
             self._padded(node)
             return
         users = self.graph.users(node.out)
@@ -349,7 +353,7 @@ class Builder(Numbers):
         self._check_groups(node, src)
         weight = self._choice(choice, src, node.out)
         absent = scatter(np.array([source < 0 for source in choice.source]), self.maps[node.out])
-        epilogue = replace(epilogue, bias=absent * np.int32(self.zeros[node.out]))
+        epilogue = replace(epilogue, bias=absent * np.int32(self.tensors[node.out].zero))
         self.nodes.append(QConv(node.name, node.out, onnx_nodes, src, window, epilogue, weight, None, 0))
 
     def _taken_by(self, node: Crop | Channels) -> Crop | Channels | None:
@@ -358,7 +362,7 @@ class Builder(Numbers):
         Of three in a row the first two join.
         """
         before = self.made.get(node.src)
-        if not isinstance(before, Crop | Channels) or type(before) is type(node) or self.zeros[node.out]:
+        if not isinstance(before, Crop | Channels) or type(before) is type(node) or self.tensors[node.out].zero:
             return None
         if self.quant[before.out] != self.quant[node.out] or len(self.graph.users(before.out)) != 1:
             return None

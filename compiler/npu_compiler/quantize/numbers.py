@@ -62,7 +62,6 @@ class Numbers:
         self.maps = prepared.maps
         self.quant = quant
         self.tensors: dict[str, QTensor] = {}
-        self.zeros: dict[str, int] = {}  # the byte of each tensor that stands for 0
         wide = wide_tensors(self.graph)
         for name, (channels, height, width) in self.graph.shapes.items():
             channel_map = tuple(range(channels)) if name == self.graph.input else self.maps[name]
@@ -71,9 +70,9 @@ class Numbers:
     def _tensor(
         self, name: str, height: int, width: int, channel_map: Map, quant: TensorQuant, bits: int = 8
     ) -> QTensor:
-        tensor = QTensor(name, height, width, len(channel_map), quant.scale, quant.signed, channel_map, bits)
-        self.tensors[name], self.zeros[name] = tensor, quant.zero
-        return tensor
+        shape, kind = (height, width, len(channel_map)), (quant.scale, quant.signed)
+        self.tensors[name] = QTensor(name, *shape, *kind, channel_map, bits, quant.zero)
+        return self.tensors[name]
 
     def _alpha(self, act: Activation) -> float | F64 | None:
         """Return the slope below zero of an activation that has one, or shape (channels,) of one for each channel."""
@@ -121,7 +120,7 @@ class Numbers:
     ) -> tuple[I8, Epilogue]:
         """Return integer weights, output (and input) channels at their physical places, and the epilogue."""
         residual = node.residual if isinstance(node, Conv) else None
-        zeros = {t: self.zeros[t] * self.tensors[t].scale for t in (node.out, residual) if t is not None}
+        zeros = {t: self.tensors[t].zero * self.tensors[t].scale for t in (node.out, residual) if t is not None}
         found = integer_weights(
             weight,
             bias + zeros[node.out] - zeros.get(residual or "", 0.0),
@@ -137,7 +136,7 @@ class Numbers:
         for axis, channel_map in zip((0, integers.ndim - 1), maps, strict=False):
             integers = scatter(integers, channel_map, axis)
         sums = found.weight.reshape(len(found.weight), -1).sum(axis=1, dtype=np.int64)
-        bias_row, mult = scatter(found.bias - self.zeros[src] * sums, maps[0]), scatter(found.mult, maps[0])
+        bias_row, mult = scatter(found.bias - self.tensors[src].zero * sums, maps[0]), scatter(found.mult, maps[0])
         shift = np.maximum(scatter(found.shift, maps[0]), 1)
         mult2 = None if found.mult2 is None else scatter(found.mult2, maps[0])
         largest = 128 if self.tensors[src].signed else 255
@@ -169,7 +168,7 @@ class Numbers:
         """Return the table from the bytes of one tensor to those of another."""
         byte = np.arange(read.limits[0], read.limits[1] + 1)
         quant = self.quant[out.name]
-        real = np.nan_to_num(curve(act.program, (byte - self.zeros[read.name]) * read.scale) / out.scale)
+        real = np.nan_to_num(curve(act.program, (byte - self.tensors[read.name].zero) * read.scale) / out.scale)
         table = np.empty(256, np.uint8)
         table[byte & 0xFF] = np.clip(np.rint(real) + quant.zero, *quant.integers).astype(np.int64) & 0xFF
         return Lookup(clamp.low, clamp.high, table, read.scale)

@@ -206,6 +206,21 @@ def fused_curves(graph: Graph) -> dict[str, Act]:
     return found
 
 
+def offset_tensors(graph: Graph) -> set[str]:
+    """Return the tensors whose zero may be any byte at no cost: made by a curve, read by unpadded convolutions alone.
+
+    The table makes the byte, and the bias of each reader takes it off again.
+    """
+    found = set()
+    for node in graph.nodes:
+        if not isinstance(node, Act) or not isinstance(node.act, Curve) or node.out in graph.output_tensors:
+            continue
+        users = graph.users(node.out)
+        if users and all(isinstance(u, Conv) and u.residual != node.out and max(u.pads) <= 0 for u in users):
+            found.add(node.out)
+    return found
+
+
 def wide_tensors(graph: Graph) -> set[str]:
     """Return the tensors of 16 bits: outputs that no table makes and that are not fixed to fewer."""
     by_table = {n.out for n in graph.nodes if isinstance(n, Act) and isinstance(n.act, Curve)}

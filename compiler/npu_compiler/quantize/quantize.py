@@ -14,7 +14,7 @@ from npu_compiler.quantize.absorb import absorb_normalization
 from npu_compiler.quantize.build import build
 from npu_compiler.quantize.calibrate import F64, Histogram, Tally, check_images, joined, pixel_values, tallies
 from npu_compiler.quantize.grouping import group_channels
-from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, prepare, wide_tensors
+from npu_compiler.quantize.prepare import Prepared, fused_curves, is_depthwise, offset_tensors, prepare, wide_tensors
 from npu_compiler.quantize.remarks import calibrated, remarks
 from npu_compiler.quantize.scales import (
     Demand,
@@ -23,6 +23,7 @@ from npu_compiler.quantize.scales import (
     demands,
     method_scale,
     non_negative,
+    offset_quant,
     within_reach,
 )
 
@@ -192,10 +193,13 @@ def choose_scales(
     for tensor, name in prepared.classes.items():
         members.setdefault(name, []).append(tensor)
     wanted = demands(prepared, seen.by_channel, dial)
-    curves = fused_curves(prepared.graph)
+    curves, offset = fused_curves(prepared.graph), offset_tensors(prepared.graph)
     quant: dict[str, TensorQuant] = {}
     for name, tensors in members.items():
         chosen = _class_quant(prepared.graph, name, tensors, seen, wanted, curves, options)
+        if tensors[0] in offset and chosen.signed and name not in prepared.graph.quant and options.uniform == "none":
+            tally = seen.tallies[tensors[0]]
+            chosen = offset_quant(chosen.scale, (tally.low, tally.high))
         quant |= dict.fromkeys(tensors, chosen)
     dead = {n for n, ts in members.items() if n not in prepared.graph.quant and not any(map(seen.is_live, ts))}
     return within_reach(prepared, quant, dead)

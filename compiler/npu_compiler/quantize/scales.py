@@ -157,6 +157,23 @@ def method_scale(histogram: Histogram, span: tuple[float, float], signed: bool, 
     assert_never(options.method)
 
 
+def offset_quant(scale: float, span: tuple[float, float]) -> TensorQuant:
+    """Return unsigned bytes, with a zero that has a 4-bit code at each position, for what signed bytes would hold.
+
+    A curve like HardSwish reaches a little below 0 and far above it: half of the signed bytes would stand for nothing,
+    and of 4-bit codes too.
+
+    Args:
+        scale: of signed bytes.
+        span: least and largest value; what signed bytes clip is clipped here too.
+    """
+    low, high = max(span[0], -128 * scale), min(span[1], 127 * scale)
+    zeros = range(1 << MAX_SHIFT_LOWER, 128, 1 << MAX_SHIFT_LOWER)
+    steps = {zero: max(high / (255 - zero), -low / zero) for zero in zeros}
+    zero = min(steps, key=lambda z: steps[z])
+    return TensorQuant(steps[zero], False, zero) if steps[zero] < scale else TensorQuant(scale, True)
+
+
 def curve_scale(
     program: Program, histogram: Histogram, span: tuple[float, float], signed: bool, results: tuple[float, float]
 ) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from npu_isa.machine.config import MachineConfig
 
-from npu_sim.random_programs.builder import WORD, aside
+from npu_sim.random_programs.draft import WORD, aside
 
 # What the RTL is compiled for: all else of a random machine stays random. Sizes that do not divide each other, banks
 # that collide, queues and token FIFOs that fill up, both extractions.

@@ -18,7 +18,8 @@ from npu_isa.isa.resolve import Ops, resolve
 from npu_isa.machine.config import MachineConfig
 from numpy.typing import NDArray
 
-from npu_sim.random_programs.builder import CONSTANTS_BYTES, INPUT, INPUT_BYTES, OUTPUT, WORD, Builder
+from npu_sim.random_programs.builder import Builder
+from npu_sim.random_programs.draft import CONSTANTS_BYTES, INPUT, INPUT_BYTES, OUTPUT, WORD
 from npu_sim.random_programs.tokens import random_tokens, with_tokens
 
 

@@ -132,6 +132,6 @@ def _sqnr_db(real: Array, integers: Array, tensor: QTensor) -> float | None:
         return None
     at = np.flatnonzero(channel_map >= 0)
     wanted = real.transpose(0, 2, 3, 1)[..., channel_map[at]].astype(np.float64)
-    noise = float(((wanted - integers[..., at] * tensor.scale) ** 2).sum())
+    noise = float(((wanted - (integers[..., at] - tensor.zero) * tensor.scale) ** 2).sum())
     signal = float((wanted**2).sum())
     return None if signal == 0 or noise == 0 else 10 * float(np.log10(signal / noise))
