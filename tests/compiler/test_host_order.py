@@ -56,6 +56,20 @@ def test_what_the_machine_reads_too_stays_with_the_machine(tmp_path):
     assert [n.operator for n in graph.host.nodes] == ["Transpose", "Transpose", "Softmax"]
 
 
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_count(operator, gates, tmp_path):
+    net = Net((3, 16, 24), opset=13)
+    body = net.node("Relu", net.conv("x", 3, 24, (3, 3), strides=[2, 2], pads=[1] * 4))
+    steps = net.node("Transpose", net.node("ReduceMean", body, axes=[2], keepdims=0), perm=[2, 0, 1])
+    weights = [net.weight(1, 5 * gates, size) for size in (24, 5)]
+    read = net.node(operator, steps, *weights, hidden_size=5)
+    path = save(net.model(read, batch=1), tmp_path)
+    macs = 12 * 5 * gates * (24 + 5)
+    share = 100 * macs / (macs + 24 * 27 * 96)
+    assert share > 1
+    assert f"these nodes do {share:.1f} % of the multiply" in refusal(path, UnsupportedError, host="auto").message
+
+
 def heads(host_end: bool) -> onnx.ModelProto:
     """Return a detector's head as exporters write it: channels last, flattened, joined."""
     net = Net((3, 32, 32), opset=13)

@@ -24,5 +24,6 @@ def test_most_operators_pass_some_of_their_tests(results):
     table = summary(results)
     never = {"Cast", "QuantizeLinear", "DequantizeLinear"}  # their tests are of integers and other types
     never |= {"Tile", "PRelu"}  # of the batch, and of constants that differ between pixels
+    never |= {"Softmax"}  # which is refused at the end of a model
     assert {row[0] for row in table if not row[1]} == never
     assert sum(row[1] for row in table) >= LEAST_PASSED

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from npu_compiler.graph.ir import Conv
-from npu_compiler.pipeline import import_model
+from npu_compiler.options import QuantizeOptions
+from npu_compiler.pipeline import check_fit, import_model
 from npu_isa.errors import ModelError, UnsupportedError
+from npu_isa.machine.config import load_machine
 
 from tests.onnx_models import Net, refusal, same_meaning, same_values, save
 
@@ -133,3 +135,18 @@ def test_matrix_over_the_image_of_too_many_channels(tmp_path):
         save(net.model(net.node("MatMul", flat, net.weight(1024, 12))), tmp_path), UnsupportedError
     ).message
     assert "to move them takes 65536 parts" in message
+
+
+@pytest.mark.parametrize("size", [(16, 16), (31, 30), (1, 300), (300, 1), (15, 15), (2, 400)])
+def test_matrix_over_a_large_flattened_image(size, tmp_path):
+    """A weight memory holds few hundred taps of a group of channels: more are read in blocks."""
+    net = Net((3, *size), opset=13)
+    flat = net.node("Flatten", net.node("Relu", net.conv("x", 3, 20, (1, 1))))
+    made = net.node("Gemm", flat, net.weight(7, 20 * size[0] * size[1], spread=0.02), net.weight(7), transB=1)
+    graph = same_meaning(net, made, tmp_path)
+    last = graph.nodes[-1]
+    assert isinstance(last, Conv)
+    assert last.weight.shape[2] * last.weight.shape[3] <= 225
+    assert (last.weight.shape[1] > 20) == (size != (15, 15))
+    for machine in ("npu16", "npu32"):
+        check_fit(graph, load_machine(machine), QuantizeOptions())

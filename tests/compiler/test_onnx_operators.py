@@ -252,6 +252,17 @@ def test_linear_resize(name, mode, opset, tmp_path):
     same_meaning(net, made, tmp_path)
 
 
+@pytest.mark.parametrize("attrs", [{}, {"cubic_coeff_a": -0.5}, {"exclude_outside": 1}], ids=["", "bend", "inside"])
+@pytest.mark.parametrize("mode", COORDINATES)
+@pytest.mark.parametrize("name", ["double", "half", "one and a half", "two thirds"])
+def test_cubic_resize(name, mode, attrs, tmp_path):
+    net = Net((2, 6, 9), 18)
+    if mode == "align_corners" and not close_to_a_whole((6, 9), SCALES[name]):
+        pytest.skip("the standard and onnxruntime mean different sizes")
+    attrs = {"mode": "cubic", "coordinate_transformation_mode": mode} | attrs
+    same_meaning(net, net.node("Resize", "x", "", net.constant([1, 1, *SCALES[name]]), **attrs), tmp_path)
+
+
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
 @pytest.mark.parametrize("mode", COORDINATES)
 @pytest.mark.parametrize("name", list(SCALES))
@@ -263,7 +274,7 @@ def test_nearest_resize(name, mode, rounding, tmp_path):
     same_meaning(net, net.node("Resize", "x", "", net.constant([1, 1, *SCALES[name]]), **attrs), tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 @pytest.mark.parametrize("coordinates", [*COORDINATES, "half_pixel_symmetric"])
 @pytest.mark.parametrize("size", [(13, 1), (20, 17), (3, 40), (6, 9), (1, 5)])
 def test_resize_to_a_size(size, coordinates, mode, tmp_path):

@@ -162,10 +162,10 @@ NODES = {
         "ConvTranspose",
         "the image would be put together of 1000000 parts, at most 1024 are supported",
     ),
-    "cubic": (
-        lambda n: n.node("Resize", "x", "", n.constant([1, 1, 2, 2]), mode="cubic"),
+    "resize of no mode": (
+        lambda n: n.node("Resize", "x", "", n.constant([1, 1, 2, 2]), mode="area"),
         "Resize",
-        "mode 'cubic': only nearest and linear are supported",
+        "mode 'area': only nearest, linear and cubic are supported",
     ),
     "resize of channels": (
         lambda n: n.node("Resize", "x", "", n.constant([1, 2, 2, 2])),

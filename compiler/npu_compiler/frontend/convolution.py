@@ -27,6 +27,7 @@ from npu_compiler.frontend.windows import Pads, auto_pad, explicit_pads, halved,
 from npu_compiler.graph.ir import Place
 
 F32 = NDArray[np.float32]
+MAX_TAPS = 225  # of a matrix over an image: of 16 channels for 16 outputs npu16 holds 255
 MAX_REPEATED = 1 << 24  # weights of a matrix that stands once for each channel, zeros between them
 
 
@@ -265,7 +266,7 @@ def _matrix(imp: Importer, name: str, axis: int, weight: F32, bias: F32 | None, 
             return
         tensor, order = _tokens(imp, name, axis)
         summed = order[axis]
-    kernel = _whole_kernel(weight, summed)
+    tensor, kernel = _in_blocks(imp, tensor, _whole_kernel(weight, summed))
     made = build.conv(imp, tensor, kernel, shift, weight_scale=scale)
     imp.finish(made, (*order[:axis], whole(0, outs), *order[axis + 1 :]))
 
@@ -277,6 +278,28 @@ def _whole_kernel(weight: F32, summed: Axis) -> F32:
     turned = weight.reshape(outs, *(a.size for a in summed)).transpose(0, *(1 + i for i in by_axis))
     sizes = [size_of(a for a in summed if a.axis == axis) for axis in range(3)]
     return np.ascontiguousarray(turned.reshape(outs, *sizes))
+
+
+def _in_blocks(imp: Importer, tensor: str, kernel: F32) -> tuple[str, F32]:
+    """Return an image and the kernel that reads all of it, cut into blocks that lie behind each other as channels.
+
+    A kernel of very many taps is more than a weight memory holds of one group of channels. Small ones stay, and those
+    of the input, whose taps become channels anyway.
+    """
+    outs, channels, *size = kernel.shape
+    parts = math.ceil(math.sqrt(size[0] * size[1] / MAX_TAPS))
+    cuts = [min(parts, n) if min(size) > 1 else min(-(-n // MAX_TAPS), n) for n in size]
+    count = cuts[0] * cuts[1]
+    if count == 1 or count > FEW_PARTS or count * channels > build.MAX_READ or tensor == imp.input:
+        return tensor, kernel
+    rows, cols = (-(-n // c) for n, c in zip(size, cuts, strict=True))
+    more = (cuts[0] * rows - size[0], cuts[1] * cols - size[1])
+    tensor = build.pad(imp, tensor, (0, 0, *more))
+    places = [(y * rows, x * cols) for y in range(cuts[0]) for x in range(cuts[1])]
+    blocks = [build.crop(imp, tensor, range(y, y + rows), range(x, x + cols)) for y, x in places]
+    wide = np.pad(kernel, ((0, 0), (0, 0), (0, more[0]), (0, more[1])))
+    wide = wide.reshape(outs, channels, cuts[0], rows, cuts[1], cols).transpose(0, 2, 4, 1, 3, 5)
+    return build.concat(imp, blocks), np.ascontiguousarray(wide.reshape(outs, -1, rows, cols))
 
 
 def _of_each_channel(imp: Importer, value: Value, axis: int, outs: int) -> bool:

@@ -32,7 +32,8 @@ TRIED_VALUES = 1 << 20  # of the inputs and outputs of a node that is run once o
 REASON = 200  # characters kept of a reason
 MOVED = "the machine cannot give its output in that form"
 TURNED = "puts a tensor of the machine in the model's order"
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose multiply-accumulates are counted
+RECURRENT = ("GRU", "LSTM", "RNN")
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)  # whose multiply-accumulates are counted
 
 
 class NotCutError(Exception):
@@ -347,6 +348,8 @@ def _macs(node: onnx.NodeProto, importer: Importer, constants: Mapping[str, NDAr
             raise NotCutError(f"the size of node {node.name} ({node.op_type}) is not known")
         return found
 
+    if node.op_type in RECURRENT:  # (steps, images, values) by the weights of inputs and of states
+        return math.prod(shape(node.input[0])[:2]) * sum(math.prod(shape(name)) for name in node.input[1:3])
     left, right, out = shape(node.input[0]), shape(node.input[1]), shape(node.output[0])
     match node.op_type:
         case "Conv":

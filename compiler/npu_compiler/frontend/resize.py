@@ -1,4 +1,4 @@
-"""ONNX Resize and Upsample: nearest and linear, by any factor."""
+"""ONNX Resize and Upsample: nearest, linear and cubic, by any factor."""
 
 import math
 from collections.abc import Mapping
@@ -20,22 +20,23 @@ SIMPLE = 1 << 10  # denominators of scales that are meant as fractions, such as 
 
 @operator(
     "Resize", "Upsample",
-    limits="of height and width: nearest with every rounding, linear without antialias; coordinates half_pixel, "
-    "half_pixel_symmetric, pytorch_half_pixel, asymmetric, align_corners; more than 64 parts: rows first, then columns",
+    limits="of height and width: nearest with every rounding, linear and cubic without antialias; coordinates "
+    "half_pixel, half_pixel_symmetric, pytorch_half_pixel, asymmetric, align_corners; more than 64 parts: rows first, "
+    "then columns",
 )  # fmt: skip
 def _resize(imp: Importer, node: onnx.NodeProto, constants: Constants) -> None:
     attrs, src = attributes(node), image(imp, node.input[0], (2, 3))
     rank = imp.rank(node.input[0])
     mode = text(attrs, "mode", "nearest")
-    if mode not in ("nearest", "linear"):
-        raise Refused(f"mode {mode!r}: only nearest and linear are supported")
+    if mode not in ("nearest", "linear", "cubic"):
+        raise Refused(f"mode {mode!r}: only nearest, linear and cubic are supported")
     own = (imp.batch, *imp.full_shape(node.input[0]))
     scales, sizes = _scales(node, constants, attrs, own)
     if sizes[:2] != own[:2]:
         raise Refused(f"to shape {sizes}: only height and width can be resized")
     if max(sizes) > MAX_LENGTH or min(sizes) < 1:
         raise Refused(f"to shape {sizes}: too large" if min(sizes) > 0 else f"to shape {sizes}: it is empty")
-    if attrs.get("antialias", 0) and mode == "linear" and min(scales) < 1:
+    if attrs.get("antialias", 0) and mode != "nearest" and min(scales) < 1:
         raise Refused("antialias is not supported where an image gets smaller")
     taps = [_taps(attrs, mode, *axis) for axis in zip(own[2:], sizes[2:], scales[2:], strict=True)]
     made = resample(imp, src, taps[0] if rank == 3 else None, taps[-1])
@@ -92,7 +93,11 @@ def _taps(attrs: Mapping[str, Any], mode: str, length: int, out: int, scale: np.
         return [(i, COPY) for i in _nearest(attrs, length, out, scale)]
     exact = Fraction(float(scale)).limit_denominator(SIMPLE)
     factor = exact if exact and np.float32(float(exact)) == scale else Fraction(float(scale))
-    return [_between(_coordinate(_mode(attrs), length, out, factor, Fraction(o)), length) for o in range(out)]
+    places = [_coordinate(_mode(attrs), length, out, factor, Fraction(o)) for o in range(out)]
+    if mode == "linear":
+        return [_between(at, length) for at in places]
+    bend, inside = float(attrs.get("cubic_coeff_a", -0.75)), bool(attrs.get("exclude_outside", 0))
+    return [_cubic(at, length, Fraction(bend), inside) for at in places]
 
 
 def _mode(attrs: Mapping[str, Any]) -> str:
@@ -123,6 +128,28 @@ def _between(at: Fraction, length: int) -> Taps:
     first = math.floor(at)
     second = at - first
     return (first, COPY) if not second else (first, (float(1 - second), float(second)))
+
+
+def _cubic(at: Fraction, length: int, bend: Fraction, inside: bool) -> Taps:
+    """Return the four neighbours of a coordinate with their weights; what is beyond the border counts as the border.
+
+    Args:
+        at: the coordinate.
+        length: of the axis.
+        bend: ONNX's cubic_coeff_a.
+        inside: what is beyond the border does not count.
+    """
+    weights: dict[int, Fraction] = {}
+    for place in range(math.floor(at) - 1, math.floor(at) + 3):
+        far = abs(at - place)
+        near = ((bend + 2) * far - (bend + 3)) * far * far + 1
+        weight = near if far <= 1 else ((far - 5) * far + 8) * far * bend - 4 * bend
+        if not inside or 0 <= place < length:
+            index = min(max(place, 0), length - 1)
+            weights[index] = weights.get(index, Fraction(0)) + weight
+    total = sum(weights.values()) if inside else Fraction(1)
+    kept = [index for index, weight in weights.items() if weight] or [min(weights)]
+    return kept[0], tuple(float(weights[i] / total) for i in range(kept[0], kept[-1] + 1))
 
 
 def _nearest(attrs: Mapping[str, Any], length: int, out: int, scale: np.float32) -> list[int]:
