@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ from tests.quantized_models import quantized_by_ort
 from tests.zoo import LIGHT, TRAINED, Shipped
 
 ENDS = (0, 100)
+BLOCK = 20  # images that are in memory at a time
 COSINE, SAME_PERCENT = 0.99, 99.0  # where onnxruntime's quantizer is asked
+Run = Callable[[np.ndarray, int], Mapping[str, Any]]
 OF_ORT: dict[str, dict[str, Any]] = {
     "onnxruntime uint8": {"activations": QuantType.QUInt8},
     "onnxruntime int8, symmetric": {
@@ -71,14 +73,23 @@ def on_machines(model: Shipped, graph: QuantizedGraph, images: np.ndarray, machi
             yield session
 
 
-def against(reference: FloatModel, session: Session, images: np.ndarray, got: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the least cosine of the outputs with the float model's, and the percentage of same largest values."""
-    agreement = Agreement(reference, session.binary.results)
-    agreement.add(images, 0, got)
-    want = reference.outputs(images, 0)
-    same = [a.reshape(len(images), -1).argmax(1) == got[k].reshape(len(images), -1).argmax(1) for k, a in want.items()]
-    cosines = [0.0 if row.cosine is None else row.cosine for row in agreement.rows(0)]
-    return min(cosines), 100 * float(np.mean(same))
+def against(reference: FloatModel, session: Session, images: np.ndarray, run: Run) -> tuple[float, float]:
+    """Return the least cosine of the outputs with the float model's, and the percentage of same largest values.
+
+    Args:
+        reference: the float model.
+        session: of the binary, for the names of its outputs.
+        images: pixels.
+        run: from a block of them, and the number of its first, to the outputs by name.
+    """
+    sums, same = Agreement(reference, session.binary.results), []
+    for first in range(0, len(images), BLOCK):
+        block = images[first : first + BLOCK]
+        want, got = reference.outputs(block, first), run(block, first)
+        sums.add(block, first, got)
+        flat = [(np.asarray(x[name]).reshape(len(block), -1).argmax(1) for x in (want, got)) for name in want]
+        same += [a == b for a, b in flat]
+    return min(row.cosine or 0.0 for row in sums.rows(0)), 100 * float(np.mean(np.concatenate(same)))
 
 
 def agreement(model: Shipped, session: Session, calibration: np.ndarray, images: np.ndarray) -> None:
@@ -88,7 +99,7 @@ def agreement(model: Shipped, session: Session, calibration: np.ndarray, images:
     rows = {}
     for ratio in ENDS:
         session.set_ratio(ratio)
-        rows[f"here at {ratio} %"] = against(reference, session, images, session.run_all(images))
+        rows[f"here at {ratio} %"] = against(reference, session, images, lambda block, first: session.run_all(block))
     cosine, same = rows["here at 0 %"]
     vector = all(len(output.shape or ()) == 1 for output in session.binary.results)  # classes
     if model.trained and (cosine < COSINE or (vector and same < SAME_PERCENT)):
@@ -97,8 +108,7 @@ def agreement(model: Shipped, session: Session, calibration: np.ndarray, images:
             for name, options in OF_ORT.items():
                 feeds = [{session.binary.input.name: real[i : i + 1]} for i in range(len(real))]
                 made = quantized_by_ort(model.path, Path(folder) / "q.onnx", batches=feeds, per_channel=True, **options)
-                got = FloatModel(made, session.binary).outputs(images, 0)
-                rows[name] = against(reference, session, images, got)
+                rows[name] = against(reference, session, images, FloatModel(made, session.binary).outputs)
     for name, (cosine, same) in rows.items():
         classes = f", same class {same:.1f} %" if vector and model.trained else ""
         print(f"  {name}: cosine {cosine:.4f}{classes} on {len(images)} images", flush=True)
