@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from tests.onnx_models import Net, same_meaning
 
-FILES = ("test_onnx_import.py", "test_onnx_operators.py", "test_qdq.py")
+FILES = ("test_onnx_import.py", "test_softmax.py", "test_onnx_operators.py", "test_qdq.py")
 
 
 def variants(**cases):
