@@ -90,6 +90,18 @@ def test_many_parts_at_the_end_are_the_hosts(host_end, tmp_path):
     assert not any(isinstance(n, Channels | Mosaic) for n in graph.nodes)
 
 
+def test_many_parts_before_a_matrix_stay_with_the_machine(tmp_path):
+    """The host may do little: it does no matrix in order to spare the machine a move."""
+    net = Net((3, 6, 8), opset=13)
+    body = net.node("Relu", net.conv("x", 3, 16, (3, 3), pads=[1] * 4))
+    flat = net.node("Transpose", net.node("Reshape", body, net.constant([0, 16, 48], np.int64)), perm=[0, 2, 1])
+    weighed = net.node("Mul", body, net.node("Reshape", flat, net.constant([0, 16, 6, 8], np.int64)))
+    last = net.node("Gemm", net.node("Flatten", net.node("GlobalAveragePool", weighed)), net.weight(16, 3))
+    graph = import_model(save(net.model(last), tmp_path))
+    assert graph.host is None
+    assert len(graph.nodes) > 64
+
+
 def test_a_choice_of_more_channels_than_a_layer_reads(tmp_path):
     net = Net((3, 8, 8), opset=13)
     wide = net.conv("x", 3, 4112, (1, 1))
