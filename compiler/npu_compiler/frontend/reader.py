@@ -84,31 +84,37 @@ def _read(
     plain = {v for n in nodes if n.op_type != "QuantizeLinear" for v in n.input} | set(outputs)
 
     opset = next((o.version for o in model.opset_import if not o.domain), 1)
-    refusal, few = "", None
-    for parts, softmax in ((MAX_PARTS, 0),) if host == "none" else ((FEW_PARTS, 0), (MAX_PARTS, 0), (MAX_PARTS, opset)):
 
-        def new_importer(parts: int = parts, softmax: int = softmax) -> Importer:
+    def attempt(parts: int, softmax: int = 0) -> Graph | str:
+        """Return the graph if values move in so many parts at most and softmax is an opset's or none's, or why not."""
+
+        def new_importer() -> Importer:
             return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize, parts, softmax)
 
         importer = new_importer()
-        refused, why, graph = _walk(model, importer, where, reasons), "", None
+        refused, why = _walk(model, importer, where, reasons), ""
         if not refused and (host == "none" or all(gives(importer, name) for name in outputs)):
-            graph = _finish(outputs, importer, where, notes)
-        elif host == "auto":
+            return _finish(outputs, importer, where, notes)
+        if host == "auto":
             try:
-                graph = _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
+                return _cut(model, new_importer, outputs, where, notes, [name for name, _, _ in refused])
             except NotCutError as error:
                 why = f"; the host cannot run this: {error}" if str(error) else ""
-        if few is not None and (graph is None or _host_macs(few) <= _host_macs(graph)):
-            return few
-        if graph is not None and (parts == MAX_PARTS or not _host_macs(graph)):
-            return graph
-        few = graph
         if not refused and parts == MAX_PARTS:
             return _finish(outputs, importer, where, notes)  # which says what is wrong
-        refusal = refusal if softmax else _refusals(refused) + why
+        return _refusals(refused) + why
+
+    few = attempt(FEW_PARTS) if host == "auto" else ""
+    if isinstance(few, Graph) and not _host_macs(few):
+        return few
+    many = attempt(MAX_PARTS)
+    if found := [graph for graph in (few, many) if isinstance(graph, Graph)]:
+        return min(found, key=_host_macs)
+    last = attempt(MAX_PARTS, opset) if host == "auto" else ""
+    if isinstance(last, Graph):
+        return last
     hint = f"supported operators: {', '.join(sorted(OPERATORS))}; change or cut the model"
-    raise UnsupportedError(refusal, where, hint)
+    raise UnsupportedError(str(many), where, hint)
 
 
 def _host_macs(graph: Graph) -> int:
