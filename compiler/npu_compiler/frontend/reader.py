@@ -86,7 +86,12 @@ def _read(
     opset = next((o.version for o in model.opset_import if not o.domain), 1)
 
     def attempt(parts: int, softmax: int = 0) -> Graph | str:
-        """Return the graph if values move in so many parts at most and softmax is an opset's or none's, or why not."""
+        """Return the graph, or why there is none.
+
+        Args:
+            parts: values move in so many at most.
+            softmax: the opset by which the machine computes Softmax in the middle; 0: it is refused.
+        """
 
         def new_importer() -> Importer:
             return Importer(image.name, image.shape, image.order, image.batch, names, plain, requantize, parts, softmax)
