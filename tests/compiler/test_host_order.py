@@ -70,6 +70,18 @@ def test_recurrent_layers_count(operator, gates, tmp_path):
     assert f"these nodes do {share:.1f} % of the multiply" in refusal(path, UnsupportedError, host="auto").message
 
 
+@pytest.mark.parametrize(
+    ("equation", "macs"),
+    [("nchw, nkhw -> nck", 24 * 24 * 96), ("n...hw,n...hw->n...", 24 * 96), ("nc...,nk...->nck...", 24 * 24 * 96)],
+)
+def test_einsum_counts(equation, macs, tmp_path):
+    net = Net((3, 16, 24), opset=13)
+    body = net.node("Relu", net.conv("x", 3, 24, (3, 3), strides=[2, 2], pads=[1] * 4))
+    path = save(net.model(net.node("Einsum", body, body, equation=equation), batch=1), tmp_path)
+    share = 100 * macs / (macs + 24 * 27 * 96)
+    assert f"these nodes do {share:.1f} % of the multiply" in refusal(path, UnsupportedError, host="auto").message
+
+
 def heads(host_end: bool) -> onnx.ModelProto:
     """Return a detector's head as exporters write it: channels last, flattened, joined."""
     net = Net((3, 32, 32), opset=13)

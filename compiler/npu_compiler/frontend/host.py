@@ -33,7 +33,9 @@ REASON = 200  # characters kept of a reason
 MOVED = "the machine cannot give its output in that form"
 TURNED = "puts a tensor of the machine in the model's order"
 RECURRENT = ("GRU", "LSTM", "RNN")
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)  # whose multiply-accumulates are counted
+CONVOLUTIONS = ("Conv", "ConvInteger", "DeformConv")
+MATRICES = ("MatMul", "MatMulInteger", "QLinearMatMul")
+PRODUCTS = (*CONVOLUTIONS, *MATRICES, "ConvTranspose", "Einsum", "Gemm", "QLinearConv", *RECURRENT)  # which are counted
 
 
 class NotCutError(Exception):
@@ -350,13 +352,30 @@ def _macs(node: onnx.NodeProto, importer: Importer, constants: Mapping[str, NDAr
 
     if node.op_type in RECURRENT:  # (steps, images, values) by the weights of inputs and of states
         return math.prod(shape(node.input[0])[:2]) * sum(math.prod(shape(name)) for name in node.input[1:3])
-    left, right, out = shape(node.input[0]), shape(node.input[1]), shape(node.output[0])
+    if node.op_type == "Einsum":
+        equation = next((a.s.decode(errors="replace") for a in node.attribute if a.name == "equation"), "")
+        return _einsum_macs(equation, [shape(name) for name in node.input])
+    left, out = shape(node.input[0]), shape(node.output[0])
     match node.op_type:
-        case "Conv":
-            return math.prod(out) * math.prod(right[1:])
+        case "QLinearConv":
+            return math.prod(out) * math.prod(shape(node.input[3])[1:])
         case "ConvTranspose":
-            return math.prod(left) * math.prod(right[1:])
+            return math.prod(left) * math.prod(shape(node.input[1])[1:])
         case "Gemm":
             return math.prod(left) * out[-1]
+        case product if product in CONVOLUTIONS:
+            return math.prod(out) * math.prod(shape(node.input[1])[1:])
         case _:
             return math.prod(out) * left[-1]
+
+
+def _einsum_macs(equation: str, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Return how often an Einsum of several tensors multiplies: once for each value of all its indices together."""
+    lengths: dict[str, int] = {}
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    for term, shape in zip(terms, shapes, strict=False):  # ONNX's inference has seen to their number
+        before, _, after = term.partition("...")
+        between = [f"...{i}" for i in range(len(shape) - len(before) - len(after), 0, -1)]  # broadcast from the last
+        for index, length in zip([*before, *between, *after], shape, strict=False):
+            lengths[index] = max(lengths.get(index, 1), length)
+    return math.prod(lengths.values()) if len(shapes) > 1 else 0
